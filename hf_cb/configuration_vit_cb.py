@@ -1,0 +1,251 @@
+"""Configuration of ViT-CB: ViT with Context Broadcasting, AttnScale and FeatScale."""
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import wraps
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import (
+    StrictDataclassClassValidationError,
+    StrictDataclassError,
+    StrictDataclassFieldValidationError,
+)
+from transformers import ViTConfig
+from transformers.backbone_utils import BackboneConfigMixin
+
+
+# which class each Auto class finds in a saved folder; kept by the config itself, since transformers lists in
+# `auto_map` only the classes that were saved
+AUTO_MAP = {
+    "AutoConfig": "configuration_vit_cb.ViTCBConfig",
+    "AutoModel": "modeling_vit_cb.ViTCBModel",
+    "AutoModelForImageClassification": "modeling_vit_cb.ViTCBForImageClassification",
+    "AutoModelForMaskedImageModeling": "modeling_vit_cb.ViTCBForMaskedImageModeling",
+    "AutoBackbone": "modeling_vit_cb.ViTCBBackbone",
+}
+
+# table 1 of DeiT, https://arxiv.org/abs/2012.12877: Ti, S and B
+PRESETS = {
+    "tiny": {"hidden_size": 192, "num_attention_heads": 3, "intermediate_size": 768},
+    "small": {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536},
+    "base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+
+POSITIVE_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "num_channels",
+    "encoder_stride",
+    "image_size",
+    "patch_size",
+)
+PROBABILITY_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
+
+
+class InvalidConfigError(StrictDataclassError, ValueError):
+    """A configuration value that is not allowed; the message names field, value and what is allowed."""
+
+
+def _with_one_line_errors(cls: type) -> type:
+    """Turn the two-line errors of `@strict` into `InvalidConfigError`, which is a `ValueError` too."""
+    strict_setattr, strict_validate = cls.__setattr__, cls.validate
+    types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
+
+    @wraps(strict_setattr)
+    def set_field(self: Any, name: str, value: Any) -> None:
+        try:
+            strict_setattr(self, name, value)
+        except StrictDataclassFieldValidationError as error:
+            allowed = ALLOWED.get(name, f"of type {types[name]}")
+            raise InvalidConfigError(f"`{name}` must be {allowed}, got {value!r}.") from error
+
+    @wraps(strict_validate)
+    def validate(self: Any) -> None:
+        try:
+            strict_validate(self)
+        except StrictDataclassClassValidationError as error:
+            raise InvalidConfigError(str(error.__cause__)) from error
+
+    validate.__is_defined_by_strict_decorator__ = True
+    cls.__setattr__, cls.validate = set_field, validate
+    return cls
+
+
+def _is_distinct_indices(value: list[int] | tuple[int, ...] | None) -> bool:
+    return value is None or (all(index >= 0 for index in value) and len(set(value)) == len(value))
+
+
+def _is_positive(value: int | list[int] | tuple[int, ...]) -> bool:
+    return all(part > 0 for part in _pair(value))
+
+
+def _pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+# what a field may hold, in words and as a test; `@strict` has tested the type before
+ALLOWED: dict[str, str] = {
+    "context_broadcast": "None, 'plain' (CB) or 'scaled' (CB_S)",
+    "context_broadcast_position": "'mlp_end', 'mlp_mid', 'mlp_front' or 'attn_end'",
+    "attn_scale": "True or False",
+    "feat_scale": "True or False",
+    "apply_layers": "None (all layers) or a list of distinct layer indices, counted from 0",
+    "drop_path_rate": "a number in [0, 1)",
+    "hidden_dropout_prob": "a number in [0, 1)",
+    "attention_probs_dropout_prob": "a number in [0, 1)",
+    **dict.fromkeys(POSITIVE_FIELDS, "a positive integer"),
+    "image_size": "a positive integer or a pair of them, height and width in pixels",
+    "patch_size": "a positive integer or a pair of them, height and width in pixels",
+}
+IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
+    "apply_layers": _is_distinct_indices,
+    **dict.fromkeys(POSITIVE_FIELDS, _is_positive),
+    **dict.fromkeys(PROBABILITY_FIELDS, lambda value: 0 <= value < 1),
+}
+
+
+@_with_one_line_errors
+@strict
+class ViTCBConfig(BackboneConfigMixin, ViTConfig):
+    r"""Configuration of the ViT-CB models: a `ViTConfig` and the fields below.
+
+    Every value that is not allowed raises a `ValueError` that names the field, the value and what is allowed.
+
+    Args:
+        context_broadcast (`"plain"`, `"scaled"` or `None`, defaults to `"plain"`):
+            Context Broadcasting, https://arxiv.org/abs/2210.08457: `"plain"` for CB, `y_i = (x_i + mean_j x_j) / 2`,
+            `"scaled"` for CB_S, `y_i = x_i + context_scale * mean_j x_j`, `None` for none. CB_S is our reading of the
+            paper's dimension-scaled CB, its start at 0 our choice.
+        context_broadcast_position (`str`, defaults to `"mlp_end"`):
+            Where: `"mlp_end"` (the MLP's output, before the residual sum), `"mlp_mid"` (before the MLP's second
+            linear layer), `"mlp_front"` (before its first, after the norm) or `"attn_end"` (the attention branch's
+            output, after FeatScale).
+        attn_scale (`bool`, defaults to `False`):
+            AttnScale, https://arxiv.org/abs/2203.05962, in the selected layers: `A' = 1/N + (1 + omega)(A - 1/N)`
+            with one omega a head. Exact while `attention_probs_dropout_prob` is 0; otherwise dropout falls on A, in
+            the published code on A'.
+        feat_scale (`bool`, defaults to `False`):
+            FeatScale, same paper, in the selected layers: `y = x + dc_scale * DC(x) + hc_scale * HC(x)`.
+        apply_layers (`list[int]`, *optional*):
+            Indices of the layers that get the techniques, counted from 0. `None` for all, `[]` for none.
+        drop_path_rate (`float`, defaults to 0.0):
+            Stochastic depth, https://arxiv.org/abs/1603.09382: the probability of dropping a residual branch, rising
+            linearly from 0 at the first layer to this at the last.
+        out_features (`list[str]`, *optional*):
+            For `ViTCBBackbone`: which of `"stem"`, `"stage1"`, ... it returns. Defaults to the last.
+        out_indices (`list[int]`, *optional*):
+            The same as indices; 0 is `"stem"`.
+
+    Example:
+
+    ```python
+    >>> from hf_cb import ViTCBConfig, ViTCBForImageClassification
+
+    >>> config = ViTCBConfig.from_preset("tiny", num_hidden_layers=12, attn_scale=True, num_labels=10)
+    >>> model = ViTCBForImageClassification(config)
+    ```"""
+
+    model_type = "vit_cb"
+
+    context_broadcast: Literal["plain", "scaled"] | None = "plain"
+    context_broadcast_position: Literal["mlp_end", "mlp_mid", "mlp_front", "attn_end"] = "mlp_end"
+    attn_scale: bool = False
+    feat_scale: bool = False
+    apply_layers: list[int] | tuple[int, ...] | None = None
+    drop_path_rate: float | int = 0.0
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    @classmethod
+    def from_preset(cls, name: str, num_hidden_layers: int = 12, **overrides: Any) -> "ViTCBConfig":
+        """DeiT's widths with patches of 16 pixels on images of 224, https://arxiv.org/abs/2012.12877.
+
+        Args:
+            name: "tiny" (width 192, 3 heads), "small" (384, 6) or "base" (768, 12).
+            num_hidden_layers: depth.
+            overrides: any other field.
+
+        Raises:
+            ValueError: the name is none of these, or a field has a value that is not allowed.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"The preset must be one of {', '.join(map(repr, PRESETS))}, got {name!r}.")
+        fields_of_deit = {"patch_size": 16, "image_size": 224, "layer_norm_eps": 1e-6, **PRESETS[name]}
+        return cls(**{**fields_of_deit, "num_hidden_layers": num_hidden_layers, **overrides})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in IS_ALLOWED and not IS_ALLOWED[name](value):
+            raise InvalidConfigError(f"`{name}` must be {ALLOWED[name]}, got {value!r}.")
+        super().__setattr__(name, value)
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # a plain ViT's file says "vit" here: kept, it would be saved, and AutoModel would give a plain ViT back
+        kwargs.pop("model_type", None)
+        kwargs.pop("stage_names", None)
+        self.set_output_features_output_indices(
+            out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
+        )
+        super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; what the keyword arguments change is validated too."""
+        result = super().from_dict(config_dict, **kwargs)
+        (result[0] if isinstance(result, tuple) else result).validate()
+        return result
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in transformers; a plain ViT's file is one of ours."""
+        config_dict, kwargs = super().get_config_dict(*args, **kwargs)
+        if config_dict.get("model_type") == ViTConfig.model_type:
+            config_dict["model_type"] = cls.model_type
+        return config_dict, kwargs
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of a backbone's feature maps: the embeddings' and each layer's."""
+        return ["stem", *(f"stage{index}" for index in range(1, self.num_hidden_layers + 1))]
+
+    def applies_to(self, layer_index: int) -> bool:
+        """Whether a layer, counted from 0, gets the techniques."""
+        return self.apply_layers is None or layer_index in self.apply_layers
+
+    def drop_path_rate_of(self, layer_index: int) -> float:
+        """Stochastic depth's rate in a layer, counted from 0."""
+        return self.drop_path_rate * layer_index / max(self.num_hidden_layers - 1, 1)
+
+    def validate_layer_indices(self) -> None:
+        """Part of the `@strict` validation: the techniques' layers exist."""
+        for index in self.apply_layers or []:
+            if index >= self.num_hidden_layers:
+                last = self.num_hidden_layers - 1
+                raise ValueError(
+                    f"`apply_layers` must hold layer indices from 0 to {last} (`num_hidden_layers` is"
+                    f" {self.num_hidden_layers}), got {index} in {list(self.apply_layers)}."
+                )
+
+    def validate_patches(self) -> None:
+        """Part of the `@strict` validation: patches tile the image."""
+        image_size, patch_size = _pair(self.image_size), _pair(self.patch_size)
+        if len(image_size) != 2 or len(patch_size) != 2 or any(i % p for i, p in zip(image_size, patch_size)):
+            raise ValueError(
+                f"`image_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.image_size!r}."
+            )
+
+    def validate_heads(self) -> None:
+        """Part of the `@strict` validation: heads divide the width."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` must be a multiple of `num_attention_heads` ({self.num_attention_heads}),"
+                f" got {self.hidden_size}."
+            )
+
+
+ViTCBConfig.register_for_auto_class()
+
+__all__ = ["ViTCBConfig"]
