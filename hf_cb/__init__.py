@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
     ViTImageProcessor,
+    ViTImageProcessorPil,
 )
 
 from .configuration_vit_cb import ViTCBConfig
@@ -21,6 +22,7 @@ from .modeling_vit_cb import (
     ViTCBModel,
     ViTCBPreTrainedModel,
 )
+from .optimization import parameter_groups
 
 
 __version__ = "0.1.0"
@@ -30,7 +32,9 @@ AutoModel.register(ViTCBConfig, ViTCBModel)
 AutoModelForImageClassification.register(ViTCBConfig, ViTCBForImageClassification)
 AutoModelForMaskedImageModeling.register(ViTCBConfig, ViTCBForMaskedImageModeling)
 AutoBackbone.register(ViTCBConfig, ViTCBBackbone)
-AutoImageProcessor.register(ViTCBConfig, image_processor_classes={"torchvision": ViTImageProcessor})
+AutoImageProcessor.register(
+    ViTCBConfig, image_processor_classes={"torchvision": ViTImageProcessor, "pil": ViTImageProcessorPil}
+)
 
 __all__ = [
     "ViTCBBackbone",
@@ -39,4 +43,5 @@ __all__ = [
     "ViTCBForMaskedImageModeling",
     "ViTCBModel",
     "ViTCBPreTrainedModel",
+    "parameter_groups",
 ]

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     StrictDataclassFieldValidationError,
 )
 from transformers import ViTConfig
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
 
@@ -42,6 +43,7 @@ POSITIVE_FIELDS = (
     "image_size",
     "patch_size",
 )
+ACTIVATION_FIELDS = ("hidden_act", "pooler_act")
 PROBABILITY_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 
@@ -99,8 +101,10 @@ ALLOWED: dict[str, str] = {
     **dict.fromkeys(POSITIVE_FIELDS, "a positive integer"),
     "image_size": "a positive integer or a pair of them, height and width in pixels",
     "patch_size": "a positive integer or a pair of them, height and width in pixels",
+    **dict.fromkeys(ACTIVATION_FIELDS, "the name of an activation function, one of " + ", ".join(sorted(ACT2FN))),
 }
 IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(ACTIVATION_FIELDS, lambda value: value in ACT2FN),
     "apply_layers": _is_distinct_indices,
     **dict.fromkeys(POSITIVE_FIELDS, _is_positive),
     **dict.fromkeys(PROBABILITY_FIELDS, lambda value: 0 <= value < 1),
@@ -179,6 +183,9 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in IS_ALLOWED and not IS_ALLOWED[name](value):
             raise InvalidConfigError(f"`{name}` must be {ALLOWED[name]}, got {value!r}.")
+        if name == "apply_layers" and isinstance(value, tuple):
+            # as it comes back from JSON
+            value = list(value)
         super().__setattr__(name, value)
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -195,6 +195,11 @@ class ViTCBModel(ViTCBPreTrainedModel, ViTModel):
     def __init__(self, config: ViTCBConfig, add_pooling_layer: bool = True, use_mask_token: bool = False):
         # not ViTModel's constructor: replacing its layers afterwards would initialise them twice
         super(ViTModel, self).__init__(config)
+        if config.model_type != ViTCBConfig.model_type:
+            raise ValueError(
+                f"ViT-CB models need a `ViTCBConfig`, got {type(config).__name__}: make one with"
+                " `ViTCBConfig(**config.to_dict())`, or leave `config` out of `from_pretrained`."
+            )
         config.validate()
         self.embeddings = ViTEmbeddings(config, use_mask_token=use_mask_token)
         self.layers = nn.ModuleList(ViTCBLayer(config, index) for index in range(config.num_hidden_layers))

@@ -1,0 +1,130 @@
+"""Command lines: arguments from dataclasses, and one place that turns a user's mistake into one line."""
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, field, fields, make_dataclass
+from pathlib import Path
+from typing import Any, NoReturn, get_args
+
+from transformers import HfArgumentParser, PreTrainedConfig
+from transformers.hf_argparser import string_to_bool
+
+from .configuration_vit_cb import ALLOWED, ViTCBConfig
+
+
+EXIT_CODE_OF_A_MISTAKE = 2
+
+
+class UsageError(Exception):
+    """A user's mistake: one sentence that says what came, what is allowed and what to do."""
+
+
+class ArgumentParser(HfArgumentParser):
+    """`HfArgumentParser` that refuses unknown and shortened flags, and raises `UsageError` instead of exiting."""
+
+    def __init__(self, *dataclass_types: type, **kwargs: Any):
+        super().__init__(dataclass_types, allow_abbrev=False, **kwargs)
+        for action in self._actions:
+            if action.nargs == "+":
+                # `--apply_layers` without a value is the empty list
+                action.nargs = "*"
+            if action.type is string_to_bool:
+                # `--attn_scale` without a value is true; HfArgumentParser has it so only where the default is a bool
+                action.nargs, action.const = "?", True
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+    def parse(self, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+        """One instance for each dataclass.
+
+        Raises:
+            UsageError: a flag is unknown, or its value is not of its type.
+        """
+        try:
+            arguments = None if arguments is None else list(arguments)
+            *instances, unknown = self.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+        except (ArgumentError, ValueError) as error:
+            raise UsageError(one_line(error)) from error
+        if unknown:
+            raise UsageError(f"unknown arguments: {' '.join(unknown)}; --help lists those that there are.")
+        return tuple(instances)
+
+
+def one_line(message: object) -> str:
+    """A message without its line breaks."""
+    return " ".join(str(message).split())
+
+
+def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a script's `main`; a user's mistake becomes one line on stderr and exit code 2, Ctrl-C exit code 130."""
+    name = Path(sys.argv[0]).name
+    try:
+        main(arguments)
+    except UsageError as error:
+        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(EXIT_CODE_OF_A_MISTAKE) from None
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    raise SystemExit(0)
+
+
+def _optional_flag(name: str, annotation: Any) -> tuple[str, Any, Any]:
+    """A dataclass field for a configuration field, None where the user did not say."""
+    help_text = f"ViTCBConfig.{name}: {ALLOWED[name]}." if name in ALLOWED else f"ViTCBConfig.{name}."
+    members = [member for member in get_args(annotation) if member is not type(None)] or [annotation]
+    if any("list" in str(member) for member in members):
+        kind, help_text = list[str] | None, f"{help_text} Values separated by spaces."
+    elif bool in members:
+        kind = bool | None
+    elif float in members or int in members:
+        kind = float | None if float in members else int | None
+    else:
+        kind = str | None
+    return name, kind, field(default=None, metadata={"help": help_text})
+
+
+def _config_fields() -> dict[str, Any]:
+    inherited = {f.name for f in fields(PreTrainedConfig)}
+    return {f.name: f.type for f in fields(ViTCBConfig) if f.name not in inherited and not f.name.startswith("_")}
+
+
+ConfigArguments = make_dataclass(
+    "ConfigArguments", [_optional_flag(name, annotation) for name, annotation in _config_fields().items()]
+)
+ConfigArguments.__doc__ = "Every field of `ViTCBConfig` as a flag of the same name; what is not given is None."
+
+
+def _parse_config_value(name: str, value: Any) -> Any:
+    """What a flag's strings mean: `none` for None, one integer or a list of them."""
+    if value in ("none", ["none"]):
+        return None
+    if not isinstance(value, list):
+        return value
+    try:
+        numbers = [int(part) for part in value]
+    except ValueError:
+        allowed = ALLOWED.get(name, "integers")
+        raise UsageError(f"`{name}` must be {allowed}, got {' '.join(value)!r}.") from None
+    is_size = int in get_args(_config_fields()[name])
+    return numbers[0] if is_size and len(numbers) == 1 else numbers
+
+
+def config_overrides(arguments: Any) -> dict[str, Any]:
+    """The configuration fields that the user gave.
+
+    Args:
+        arguments: a `ConfigArguments`.
+
+    Raises:
+        UsageError: a list holds something that is no integer.
+    """
+    given = {f.name: getattr(arguments, f.name) for f in fields(arguments)}
+    return {name: _parse_config_value(name, value) for name, value in given.items() if value is not None}
+
+
+def defaults_of(dataclass_type: type) -> dict[str, Any]:
+    """The default values of a dataclass' fields."""
+    return {f.name: f.default for f in fields(dataclass_type) if f.default is not MISSING}

@@ -1,0 +1,35 @@
+"""Results as pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+
+def save_training_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
+    """Loss and accuracy over the epochs, side by side.
+
+    Args:
+        history: for each epoch `epoch`, `train_loss`, `eval_loss` and `eval_accuracy`.
+        file: the PNG to write.
+    """
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    # a single epoch has no line, so its point is drawn
+    marker = "o" if len(epochs) == 1 else None
+    loss.plot(epochs, [row["train_loss"] for row in history], label="training, smoothed labels", marker=marker)
+    loss.plot(epochs, [row["eval_loss"] for row in history], label="test", marker=marker)
+    loss.set(xlabel="epoch", ylabel="cross-entropy per image", ylim=(0, None))
+    loss.legend(frameon=False)
+    accuracy.plot(epochs, [row["eval_accuracy"] for row in history], color="C1", marker=marker)
+    last = history[-1]["eval_accuracy"]
+    accuracy.set(xlabel="epoch", ylabel="test accuracy", title=f"after the last epoch: {last:.3f}")
+    for axes in (loss, accuracy):
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.savefig(file, dpi=150)
