@@ -16,6 +16,9 @@ from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
 
+# of an image or a patch, in pixels: one side, or height and width
+Size = int | list[int] | tuple[int, ...]
+
 # which class each Auto class finds in a saved folder; kept by the config itself, since transformers lists in
 # `auto_map` only the classes that were saved
 AUTO_MAP = {
@@ -80,12 +83,13 @@ def _is_distinct_indices(value: list[int] | tuple[int, ...] | None) -> bool:
     return value is None or (all(index >= 0 for index in value) and len(set(value)) == len(value))
 
 
-def _is_positive(value: int | list[int] | tuple[int, ...]) -> bool:
-    return all(part > 0 for part in _pair(value))
+def _is_positive(value: Size) -> bool:
+    return len(as_pair(value)) == 2 and all(part > 0 for part in as_pair(value))
 
 
-def _pair(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else tuple(value)
+def as_pair(size: Size) -> tuple[int, ...]:
+    """Height and width of a size that may be one number."""
+    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 # what a field may hold, in words and as a test; `@strict` has tested the type before
@@ -99,6 +103,9 @@ ALLOWED: dict[str, str] = {
     "hidden_dropout_prob": "a number in [0, 1)",
     "attention_probs_dropout_prob": "a number in [0, 1)",
     **dict.fromkeys(POSITIVE_FIELDS, "a positive integer"),
+    "layer_norm_eps": "a positive number",
+    "initializer_range": "a number of at least 0",
+    "num_labels": "an integer of at least 0",
     "image_size": "a positive integer or a pair of them, height and width in pixels",
     "patch_size": "a positive integer or a pair of them, height and width in pixels",
     **dict.fromkeys(ACTIVATION_FIELDS, "the name of an activation function, one of " + ", ".join(sorted(ACT2FN))),
@@ -106,6 +113,9 @@ ALLOWED: dict[str, str] = {
 IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(ACTIVATION_FIELDS, lambda value: value in ACT2FN),
     "apply_layers": _is_distinct_indices,
+    "layer_norm_eps": lambda value: value > 0,
+    "initializer_range": lambda value: value >= 0,
+    "num_labels": lambda value: type(value) is int and value >= 0,
     **dict.fromkeys(POSITIVE_FIELDS, _is_positive),
     **dict.fromkeys(PROBABILITY_FIELDS, lambda value: 0 <= value < 1),
 }
@@ -238,18 +248,18 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
 
     def validate_patches(self) -> None:
         """Part of the `@strict` validation: patches tile the image."""
-        image_size, patch_size = _pair(self.image_size), _pair(self.patch_size)
-        if len(image_size) != 2 or len(patch_size) != 2 or any(i % p for i, p in zip(image_size, patch_size)):
+        image_size, patch_size = as_pair(self.image_size), as_pair(self.patch_size)
+        if any(i % p for i, p in zip(image_size, patch_size)):
             raise ValueError(
                 f"`image_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.image_size!r}."
             )
 
     def validate_heads(self) -> None:
-        """Part of the `@strict` validation: heads divide the width."""
-        if self.hidden_size % self.num_attention_heads:
+        """Part of the `@strict` validation: a head has a width. It need not divide the model's, as in ViT."""
+        if self.num_attention_heads > self.hidden_size:
             raise ValueError(
-                f"`hidden_size` must be a multiple of `num_attention_heads` ({self.num_attention_heads}),"
-                f" got {self.hidden_size}."
+                f"`num_attention_heads` must be at most `hidden_size` ({self.hidden_size}), got"
+                f" {self.num_attention_heads}."
             )
 
 

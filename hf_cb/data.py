@@ -2,7 +2,8 @@
 
 import io
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,6 @@ def training_transform(
         A function of an RGB image, [C, height, width] in float32.
     """
     size = image_processor.size
-    background = [round(255 * value) for value in (0.0, 0.0, 0.0)]
     return v2.Compose(
         [
             v2.Resize((size["height"], size["width"]), interpolation=v2.InterpolationMode.BILINEAR),
@@ -69,7 +69,6 @@ def training_transform(
                 scale=(1 - scaling, 1 + scaling),
                 shear=(-shear, shear),
                 interpolation=v2.InterpolationMode.BILINEAR,
-                fill=background,
             ),
             v2.ToImage(),
             v2.ToDtype(torch.float32, scale=True),
@@ -114,37 +113,38 @@ class ImageDataset(TorchDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.data[list(indices)]
-        return [
-            {"pixel_values": self._transform(image.convert("RGB"), index), "labels": label}
-            for index, image, label in zip(indices, rows["image"], rows["label"], strict=True)
-        ]
+        with preserved_random_state():
+            return [
+                {"pixel_values": self._transform(image.convert("RGB"), index), "labels": label}
+                for index, image, label in zip(indices, rows["image"], rows["label"], strict=True)
+            ]
 
     def _transform(self, image: PILImage.Image, index: int) -> torch.Tensor:
-        if self.seed is None:
-            return self.transform(image)
-        with random_state_of(self.seed, self.epoch, index):
-            return self.transform(image)
+        if self.seed is not None:
+            seed_random_generators(self.seed, self.epoch, index)
+        return self.transform(image)
 
 
-class random_state_of:
-    """Within the context, the global random generators' states are a function of the given integers alone."""
+def seed_random_generators(*key: int) -> None:
+    """Make the states of Python's, numpy's and torch's generators on the CPU a function of some integers alone."""
+    # numpy's seed sequence mixes the integers well; three words, one for each generator
+    words = np.random.SeedSequence(key).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(words[1])
+    # not torch.manual_seed, which seeds every device too and takes a millisecond
+    torch.default_generator.manual_seed(int(words[2]))
 
-    def __init__(self, *key: int):
-        self.key = key
 
-    def __enter__(self) -> None:
-        self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        # numpy's seed sequence mixes the integers well; three words, one for each generator
-        words = np.random.SeedSequence(self.key).generate_state(3)
-        random.seed(int(words[0]))
-        np.random.seed(words[1])
-        # not torch.manual_seed, which seeds every device too and takes a millisecond
-        torch.default_generator.manual_seed(int(words[2]))
-
-    def __exit__(self, *exception: object) -> None:
-        random.setstate(self.states[0])
-        np.random.set_state(self.states[1])
-        torch.set_rng_state(self.states[2])
+@contextmanager
+def preserved_random_state() -> Iterator[None]:
+    """After the context, the random generators are where they were before it."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
 
 
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:

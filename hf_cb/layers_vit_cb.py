@@ -11,7 +11,6 @@ from transformers import initialization as init
 from .ops_vit_cb import (
     broadcast_context,
     broadcast_scaled_context,
-    drop_path,
     scale_attention,
     scale_features,
     token_mean,
@@ -87,18 +86,3 @@ class FeatScale(ZeroStart):
 
     def extra_repr(self) -> str:
         return f"width={self.dc_scale.numel()}"
-
-
-class DropPath(nn.Module):
-    """Stochastic depth for a residual branch: `drop_path` with a fixed rate."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Tensor) -> Tensor:
-        """[B, ...] to [B, ...]."""
-        return drop_path(branch, self.rate, self.training)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"

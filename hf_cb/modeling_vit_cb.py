@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -25,20 +24,21 @@ from transformers.models.vit.modeling_vit import (
     ViTPreTrainedModel,
     eager_attention_forward,
 )
-from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_vit_cb import ViTCBConfig
-from .layers_vit_cb import AttnScale, ContextBroadcast, DropPath, FeatScale, ZeroStart
+from .configuration_vit_cb import Size, ViTCBConfig, as_pair
+from .layers_vit_cb import AttnScale, ContextBroadcast, FeatScale, ZeroStart
+from .loading_vit_cb import (
+    resample_position_embeddings,
+    saved_config,
+    split_off_image_size,
+    warn_if_broadcasting_is_new,
+)
+from .ops_vit_cb import drop_path
 
-
-logger = logging.get_logger(__name__)
 
 # transformers renames the keys of ViT checkpoints by the name of the class that holds them
 register_checkpoint_conversion_mapping("ViTCBModel", get_checkpoint_conversion_mapping("ViTModel"), overwrite=True)
-
-# what decides which file on a Hub is read
-HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 class ViTCBAttention(ViTAttention):
@@ -109,7 +109,7 @@ class ViTCBLayer(ViTLayer):
         self.layernorm_after = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = ViTCBMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.drop_path = DropPath(config.drop_path_rate_of(layer_index))
+        self.drop_path_rate = config.drop_path_rate_of(layer_index)
         self.feat_scale = FeatScale(config.hidden_size) if applies and config.feat_scale else None
         self.cb, self.cb_position = None, None
         if applies and config.context_broadcast is not None:
@@ -130,12 +130,15 @@ class ViTCBLayer(ViTLayer):
         if self.feat_scale is not None:
             branch = self.feat_scale(branch, token_mask)
         branch = self._broadcast_at("attn_end", branch, token_mask)
-        hidden_states = self.drop_path(self.dropout(branch)) + hidden_states
+        hidden_states = self._drop(branch) + hidden_states
 
         branch = self._broadcast_at("mlp_front", self.layernorm_after(hidden_states), token_mask)
         branch = self.mlp(branch, self.cb if self.cb_position == "mlp_mid" else None, token_mask)
         branch = self._broadcast_at("mlp_end", branch, token_mask)
-        return self.drop_path(self.dropout(branch)) + hidden_states
+        return self._drop(branch) + hidden_states
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        return drop_path(self.dropout(branch), self.drop_path_rate, self.training)
 
     def _broadcast_at(self, position: str, tokens: Tensor, token_mask: Tensor | None) -> Tensor:
         return self.cb(tokens, token_mask) if self.cb_position == position else tokens
@@ -158,31 +161,48 @@ class ViTCBPreTrainedModel(ViTPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers. Plain ViT checkpoints load whole, in both of ViT's layouts.
 
+        With another `image_size` than the checkpoint's, as an argument or in `config`, the position embeddings are
+        resampled on load (`resize_position_embeddings`).
+
         Fixed CB changes what a plain ViT computes, the learned techniques at their zero start do not: a warning says
         so where a checkpoint that is not of ViT-CB is loaded with `context_broadcast="plain"`.
         """
+        saved = saved_config(pretrained_model_name_or_path, kwargs)
+        kwargs, image_size = split_off_image_size(saved, kwargs)
         result = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        config = (result[0] if isinstance(result, tuple) else result).config
-        if config.context_broadcast == "plain" and config.apply_layers != []:
-            source = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
-            _warn_if_not_vit_cb(pretrained_model_name_or_path, source)
+        model = result[0] if isinstance(result, tuple) else result
+        if image_size is not None:
+            model.resize_position_embeddings(image_size)
+        warn_if_broadcasting_is_new(pretrained_model_name_or_path, saved, model.config)
         return result
 
+    def resize_position_embeddings(self, image_size: Size) -> None:
+        """Make the model take images of another size, in place: for fine-tuning at another resolution.
 
-def _warn_if_not_vit_cb(pretrained_model_name_or_path: Any, source: dict[str, Any]) -> None:
-    if pretrained_model_name_or_path is None:
-        return
-    try:
-        config, _ = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **source)
-    except OSError:
-        # weights without a configuration file, loaded with `config=`: nothing says what they are
-        return
-    if config.get("model_type", ViTCBConfig.model_type) != ViTCBConfig.model_type:
-        logger.warning(
-            f"{pretrained_model_name_or_path} is a plain {config['model_type']} checkpoint, and"
-            " `context_broadcast='plain'` (CB) changes what it computes: fine-tune it before use, or load it with"
-            " `context_broadcast=None` to keep its outputs."
-        )
+        The position embeddings are resampled bicubically, so that the model computes what it computed before with
+        `interpolate_pos_encoding=True`. An image processor has to be told the new size too.
+
+        Args:
+            image_size: side in pixels, or height and width; a multiple of `config.patch_size`.
+
+        Raises:
+            ValueError: patches do not tile an image of this size.
+        """
+        config = type(self.config).from_dict({**self.config.to_dict(), "image_size": image_size})
+        embeddings = next(module for module in self.modules() if isinstance(module, ViTEmbeddings))
+        patches, (patch_height, patch_width) = embeddings.patch_embeddings, as_pair(config.patch_size)
+        height, width = as_pair(config.image_size)
+        old_height, old_width = as_pair(patches.image_size)
+        with torch.no_grad():
+            resampled = resample_position_embeddings(
+                embeddings.position_embeddings,
+                (old_height // patch_height, old_width // patch_width),
+                (height // patch_height, width // patch_width),
+            )
+        embeddings.position_embeddings = nn.Parameter(resampled, embeddings.position_embeddings.requires_grad)
+        embeddings.image_size = patches.image_size = (height, width)
+        patches.num_patches = resampled.shape[1] - 1
+        self.config.image_size = config.image_size
 
 
 class ViTCBModel(ViTCBPreTrainedModel, ViTModel):
