@@ -212,7 +212,7 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; what the keyword arguments change is validated too."""
         result = super().from_dict(config_dict, **kwargs)
-        (result[0] if isinstance(result, tuple) else result).validate()
+        (result[0] if isinstance(result, tuple) else result).validate_geometry()
         return result
 
     @classmethod
@@ -236,28 +236,25 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
         """Stochastic depth's rate in a layer, counted from 0."""
         return self.drop_path_rate * layer_index / max(self.num_hidden_layers - 1, 1)
 
-    def validate_layer_indices(self) -> None:
-        """Part of the `@strict` validation: the techniques' layers exist."""
+    def validate_geometry(self) -> None:
+        """Part of the `@strict` validation: fields that depend on each other.
+
+        Raises:
+            ValueError: a layer of `apply_layers` does not exist, patches do not tile the image, or heads have no width.
+        """
         for index in self.apply_layers or []:
             if index >= self.num_hidden_layers:
-                last = self.num_hidden_layers - 1
-                raise ValueError(
-                    f"`apply_layers` must hold layer indices from 0 to {last} (`num_hidden_layers` is"
-                    f" {self.num_hidden_layers}), got {index} in {list(self.apply_layers)}."
+                raise InvalidConfigError(
+                    f"`apply_layers` must hold layer indices from 0 to {self.num_hidden_layers - 1}"
+                    f" (`num_hidden_layers` is {self.num_hidden_layers}), got {index} in {self.apply_layers}."
                 )
-
-    def validate_patches(self) -> None:
-        """Part of the `@strict` validation: patches tile the image."""
-        image_size, patch_size = as_pair(self.image_size), as_pair(self.patch_size)
-        if any(i % p for i, p in zip(image_size, patch_size)):
-            raise ValueError(
+        if any(side % patch for side, patch in zip(as_pair(self.image_size), as_pair(self.patch_size))):
+            raise InvalidConfigError(
                 f"`image_size` must be a multiple of `patch_size` ({self.patch_size}), got {self.image_size!r}."
             )
-
-    def validate_heads(self) -> None:
-        """Part of the `@strict` validation: a head has a width. It need not divide the model's, as in ViT."""
+        # heads need not divide the width, as in ViT
         if self.num_attention_heads > self.hidden_size:
-            raise ValueError(
+            raise InvalidConfigError(
                 f"`num_attention_heads` must be at most `hidden_size` ({self.hidden_size}), got"
                 f" {self.num_attention_heads}."
             )

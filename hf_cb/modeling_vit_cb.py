@@ -220,7 +220,8 @@ class ViTCBModel(ViTCBPreTrainedModel, ViTModel):
                 f"ViT-CB models need a `ViTCBConfig`, got {type(config).__name__}: make one with"
                 " `ViTCBConfig(**config.to_dict())`, or leave `config` out of `from_pretrained`."
             )
-        config.validate()
+        # not `validate`, which refuses `output_attentions` for implementations that only warn of it in other models
+        config.validate_geometry()
         self.embeddings = ViTEmbeddings(config, use_mask_token=use_mask_token)
         self.layers = nn.ModuleList(ViTCBLayer(config, index) for index in range(config.num_hidden_layers))
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
