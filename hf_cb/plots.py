@@ -21,7 +21,7 @@ def save_training_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
     loss, accuracy = figure.subplots(1, 2)
     # a single epoch has no line, so its point is drawn
     marker = "o" if len(epochs) == 1 else None
-    loss.plot(epochs, [row["train_loss"] for row in history], label="training, smoothed labels", marker=marker)
+    loss.plot(epochs, [row["train_loss"] for row in history], label="training, augmented", marker=marker)
     loss.plot(epochs, [row["eval_loss"] for row in history], label="test", marker=marker)
     loss.set(xlabel="epoch", ylabel="cross-entropy per image", ylim=(0, None))
     loss.legend(frameon=False)

@@ -37,7 +37,7 @@ class LoopArguments:
     learning_rate: float = field(default=1e-3, metadata={"help": "Highest learning rate of AdamW."})
     weight_decay: float = field(default=0.05, metadata={"help": "Decay of the weight matrices."})
     warmup_ratio: float = field(default=0.05, metadata={"help": "Share of the updates with a rising rate."})
-    label_smoothing_factor: float = field(default=0.1, metadata={"help": "Smoothing of the training labels."})
+    label_smoothing_factor: float = field(default=0.0, metadata={"help": "Smoothing of the training labels."})
     max_grad_norm: float = field(default=1.0, metadata={"help": "Gradients are clipped to this norm."})
     mixed_precision: str = field(default="no", metadata={"help": "Arithmetic.", "choices": ["no", "bf16", "fp16"]})
     dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that load images."})
@@ -112,6 +112,11 @@ def train(
             train_data.set_epoch(epoch)
             train_loader.set_epoch(epoch)
             train_loss = _train_epoch(accelerator, model, train_loader, optimizer, schedule, arguments, progress)
+            if not math.isfinite(train_loss):
+                raise UsageError(
+                    f"the training loss became {train_loss} in epoch {epoch + 1}: give a lower --learning_rate than"
+                    f" {arguments.learning_rate:g}; nothing was written."
+                )
             metrics = evaluate_model(accelerator, model, eval_loader)
             history.append({"epoch": epoch + 1, "train_loss": train_loss, **metrics})
             progress.set_postfix(_postfix(history[-1], schedule))

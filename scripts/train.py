@@ -41,7 +41,7 @@ DIGITS_CONFIG = {
     "patch_size": 4,
     "layer_norm_eps": 1e-6,
 }
-DIGITS_AUGMENTATION = {"rotation": 15, "translation": 0.12, "scaling": 0.15, "shear": 10}
+DIGITS_AUGMENTATION = {"rotation": 20, "translation": 0.12, "scaling": 0.2, "shear": 15}
 
 
 @dataclass

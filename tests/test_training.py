@@ -16,6 +16,7 @@ import hf_cb.metrics
 from helpers import tiny_config
 from hf_cb import ViTCBForImageClassification, parameter_groups
 from hf_cb.checkpointing import replacing
+from hf_cb.cli import UsageError
 from hf_cb.data import ImageDataset, collate, evaluation_transform, load_digits, training_transform
 from hf_cb.metrics import TopKAccuracy
 
@@ -181,6 +182,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(train_scri
     expected, again, other = weights(folder), weights(tmp_path / "again"), weights(tmp_path / "other")
     assert all(torch.equal(again[name], expected[name]) for name in expected)
     assert not torch.equal(other["classifier.weight"], expected["classifier.weight"])
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_leaves_nothing(train_script, tmp_path):
+    with pytest.raises(UsageError, match="the training loss became .* in epoch 1: give a lower --learning_rate"):
+        train(train_script, tmp_path / "run", "--learning_rate", "1e30", "--max_grad_norm", "1e30")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_existing_run_is_replaced_only_on_request(train_script, trained, tmp_path):
