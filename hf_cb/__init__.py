@@ -10,11 +10,10 @@ from transformers import (
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedImageModeling,
-    ViTImageProcessor,
-    ViTImageProcessorPil,
 )
 
 from .configuration_vit_cb import ViTCBConfig
+from .image_processing_vit_cb import ViTCBImageProcessor, ViTCBImageProcessorPil
 from .modeling_vit_cb import (
     ViTCBBackbone,
     ViTCBForImageClassification,
@@ -33,7 +32,7 @@ AutoModelForImageClassification.register(ViTCBConfig, ViTCBForImageClassificatio
 AutoModelForMaskedImageModeling.register(ViTCBConfig, ViTCBForMaskedImageModeling)
 AutoBackbone.register(ViTCBConfig, ViTCBBackbone)
 AutoImageProcessor.register(
-    ViTCBConfig, image_processor_classes={"torchvision": ViTImageProcessor, "pil": ViTImageProcessorPil}
+    ViTCBConfig, image_processor_classes={"torchvision": ViTCBImageProcessor, "pil": ViTCBImageProcessorPil}
 )
 
 __all__ = [
@@ -41,6 +40,7 @@ __all__ = [
     "ViTCBConfig",
     "ViTCBForImageClassification",
     "ViTCBForMaskedImageModeling",
+    "ViTCBImageProcessor",
     "ViTCBModel",
     "ViTCBPreTrainedModel",
     "parameter_groups",

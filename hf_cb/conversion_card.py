@@ -1,0 +1,81 @@
+"""Model cards of converted checkpoints."""
+
+from dataclasses import dataclass
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from .cards import TEMPLATE as TRAINING_TEMPLATE
+from .cards import techniques_of
+from .configuration_vit_cb import ViTCBConfig
+
+
+TEMPLATE = TRAINING_TEMPLATE.parent / "conversion_card.md"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was converted.
+
+    Args:
+        config: of the ViT-CB.
+        source: the file's name, or timm's model.
+        sha256: of the file, if it is one.
+        entry: which of the file's entries was taken, if it has any.
+        left_out: the file's other entries.
+        featscale_gain: what FeatScale's scales were multiplied with, None without FeatScale.
+        preprocessing: in words.
+    """
+
+    config: ViTCBConfig
+    source: str
+    sha256: str | None
+    entry: str
+    left_out: list[str]
+    featscale_gain: int | None
+    preprocessing: str
+
+    def describe(self) -> str:
+        """In a sentence, for the command line."""
+        names = " and ".join(name for name, _ in techniques_of(self.config)) or "no technique"
+        gain = f" (factor {self.featscale_gain})" if self.featscale_gain else ""
+        left_out = f", leaving out its {', '.join(self.left_out)}" if self.left_out else ""
+        config = self.config
+        return (
+            f"{self.source}: a ViT of {config.num_hidden_layers} layers, width {config.hidden_size},"
+            f" {config.num_attention_heads} heads, {config.num_labels} classes, with {names}{gain}{left_out}"
+        )
+
+
+def render_conversion_card(conversion: Conversion, command: str | None, name: str) -> ModelCard:
+    """The card of a converted checkpoint.
+
+    Args:
+        conversion: what was converted.
+        command: the exact command line, if there is one.
+        name: the folder's name.
+    """
+    config = conversion.config
+    techniques = techniques_of(config)
+    layers = "" if config.apply_layers is None else f" In layers {', '.join(map(str, config.apply_layers))} alone."
+    return ModelCard.from_template(
+        ModelCardData(
+            library_name="transformers",
+            pipeline_tag="image-classification",
+            tags=["vision", "vit_cb", "hf_cb"],
+            model_name=name,
+        ),
+        template_path=str(TEMPLATE),
+        model_name=name,
+        config=config,
+        conversion=conversion,
+        techniques=" and ".join(technique for technique, _ in techniques) or "no added technique",
+        differences=[f"**{technique}**: {text}.{layers}" for technique, text in techniques] or ["Nothing."],
+        dtype=str(config.dtype).removeprefix("torch."),
+        references=_references(),
+        command=command,
+    )
+
+
+def _references() -> str:
+    """The papers, as the card of a trained model cites them."""
+    return TRAINING_TEMPLATE.read_text().split("```bibtex\n")[1].split("\n```")[0]

@@ -1,0 +1,95 @@
+"""Convert a published checkpoint to ViT-CB.
+
+    python scripts/convert_checkpoint.py --checkpoint deit_featscale.pth --output_dir outputs/featscale
+
+reads a checkpoint of the published AttnScale and FeatScale code, of DeiT, timm's VisionTransformer (`.pth`, `.pt`,
+`.safetensors`) or Google (`.npz`), and writes a folder with the same logits and the right preprocessing, which
+`AutoModelForImageClassification.from_pretrained` loads. Nothing in the file is executed. ViT-B/16 takes a few seconds.
+
+    python scripts/convert_checkpoint.py --timm_model deit_small_patch16_224 --output_dir outputs/deit-small
+    python scripts/convert_checkpoint.py --checkpoint vit.pth --timm_model vit_base_patch16_224 --output_dir outputs/vit
+
+takes weights and preprocessing from timm's model of that name (a download), or its preprocessing alone. And
+
+    python scripts/convert_checkpoint.py --to timm --checkpoint outputs/deit-small --output_dir outputs/deit-small-timm
+
+writes the weights of a ViT-CB folder without techniques as a timm state dict, `model.safetensors`.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from transformers.utils import logging
+
+from hf_cb.cli import ArgumentParser, UsageError, run
+from hf_cb.conversion import convert_checkpoint, convert_to_timm
+
+
+@dataclass
+class ConversionArguments:
+    """What is converted, and to what."""
+
+    output_dir: str = field(metadata={"help": "Folder to write."})
+    checkpoint: str | None = field(
+        default=None, metadata={"help": "File with the weights; with `--to timm` the folder of a ViT-CB."}
+    )
+    to: Literal["vit_cb", "timm"] = field(
+        default="vit_cb", metadata={"help": "`timm` takes a ViT-CB without techniques back to a timm state dict."}
+    )
+    timm_model: str | None = field(
+        default=None,
+        metadata={"help": "Name of a timm model: its weights if no checkpoint is given, and its preprocessing."},
+    )
+    num_attention_heads: int | None = field(
+        default=None, metadata={"help": "Needed where the tensors do not tell it and the width is no multiple of 64."}
+    )
+    featscale_gain: int | None = field(
+        default=None,
+        metadata={
+            "help": "What FeatScale's scales are multiplied with: 2 (default), since the released DeiT code adds its"
+            " two parts twice, or 1 for checkpoints trained before that code's change of April 2022."
+        },
+    )
+    use_ema: bool = field(default=False, metadata={"help": "Take the entry `model_ema` in place of `model`."})
+    context_broadcast: Literal["none", "plain", "scaled"] = field(
+        default="none",
+        metadata={"help": "ViTCBConfig.context_broadcast; `plain` changes what the model computes."},
+    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what stands in the folder."})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    (parsed,) = ArgumentParser(ConversionArguments, description=__doc__).parse(arguments)
+    logging.disable_progress_bar()
+    if parsed.to == "timm":
+        _convert_to_timm(parsed)
+        return
+    conversion = convert_checkpoint(
+        parsed.checkpoint,
+        parsed.output_dir,
+        num_attention_heads=parsed.num_attention_heads,
+        featscale_gain=parsed.featscale_gain,
+        use_ema=parsed.use_ema,
+        context_broadcast=None if parsed.context_broadcast == "none" else parsed.context_broadcast,
+        timm_model=parsed.timm_model,
+        overwrite_output_dir=parsed.overwrite_output_dir,
+        command=shlex.join(["python", "scripts/convert_checkpoint.py", *(arguments or sys.argv[1:])]),
+    )
+    print(f"{conversion.describe()}: {parsed.output_dir}")
+
+
+def _convert_to_timm(parsed: ConversionArguments) -> None:
+    for name in ("timm_model", "num_attention_heads", "featscale_gain", "use_ema"):
+        if getattr(parsed, name):
+            raise UsageError(f"`{name}` does not go with `--to timm`: the ViT-CB's folder tells everything.")
+    if parsed.checkpoint is None:
+        raise UsageError("`--to timm` needs `--checkpoint`, the folder of a ViT-CB.")
+    expression = convert_to_timm(parsed.checkpoint, parsed.output_dir, overwrite_output_dir=parsed.overwrite_output_dir)
+    print(f"{parsed.output_dir}/model.safetensors, for timm.models.vision_transformer.{expression}")
+
+
+if __name__ == "__main__":
+    run(main)
