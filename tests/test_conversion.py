@@ -511,22 +511,22 @@ def test_an_image_processor_comes_with_the_folder(workplace, tmp_path):
     assert processor(image, return_tensors="pt").pixel_values.shape == (1, 3, 32, 32)
 
 
-# argv: a file and a folder; prints seconds, and the bytes of memory above the imports
+# argv: a file and a folder; prints the bytes of memory above the imports
 COST = """
-import sys, time
+import sys
 from hf_cb.conversion import convert_checkpoint
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))
 
-memory, start = kilobytes("VmRSS"), time.perf_counter()
+memory = kilobytes("VmRSS")
 convert_checkpoint(sys.argv[1], sys.argv[2])
-print(time.perf_counter() - start, 1024 * (kilobytes("VmHWM") - memory))
+print(1024 * (kilobytes("VmHWM") - memory))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_vit_base_converts_in_20_seconds_and_twice_its_memory_with_the_optimizers_state_left_in_the_file(tmp_path):
+def test_a_vit_base_converts_in_twice_its_memory_with_the_optimizers_state_left_in_the_file(tmp_path):
     with torch.device("meta"):
         shapes = timm.create_model("vit_base_patch16_224").state_dict()
     weights = {name: torch.full(tensor.shape, 0.01) for name, tensor in shapes.items()}
@@ -535,9 +535,7 @@ def test_a_vit_base_converts_in_20_seconds_and_twice_its_memory_with_the_optimiz
     command = [sys.executable, "-c", COST, str(file), str(tmp_path / "out")]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert ran.returncode == 0, ran.stderr
-    seconds, memory = map(float, ran.stdout.split())
     assert (tmp_path / "out" / "model.safetensors").stat().st_size > size > 300e6
     for path in (file, tmp_path / "out" / "model.safetensors"):
         path.unlink()
-    assert seconds < 20
-    assert memory < 2 * size
+    assert int(ran.stdout) < 2 * size
