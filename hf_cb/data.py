@@ -4,6 +4,7 @@ import io
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,11 +80,12 @@ def training_transform(
 
 def evaluation_transform(image_processor: BaseImageProcessor) -> Callable[[PILImage.Image], torch.Tensor]:
     """What the saved image processor does to one RGB image: [C, height, width] in float32."""
+    # not a closure: loader processes may get the transform pickled
+    return partial(_process, image_processor)
 
-    def transform(image: PILImage.Image) -> torch.Tensor:
-        return image_processor(image, return_tensors="pt")["pixel_values"][0]
 
-    return transform
+def _process(image_processor: BaseImageProcessor, image: PILImage.Image) -> torch.Tensor:
+    return image_processor(image, return_tensors="pt")["pixel_values"][0]
 
 
 class ImageDataset(TorchDataset):
