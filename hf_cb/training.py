@@ -30,11 +30,11 @@ REPORTED_VERSIONS = ("torch", "transformers", "accelerate", "datasets", "evaluat
 class LoopArguments:
     """How a model is trained."""
 
-    num_train_epochs: int = field(default=80, metadata={"help": "Passes over the training images."})
+    num_train_epochs: int = field(default=70, metadata={"help": "Passes over the training images."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Images in a step of one process."})
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Images in an evaluation batch."})
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches in an update."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate of AdamW."})
+    learning_rate: float = field(default=3e-3, metadata={"help": "Highest learning rate of AdamW."})
     weight_decay: float = field(default=0.05, metadata={"help": "Decay of the weight matrices."})
     warmup_ratio: float = field(default=0.15, metadata={"help": "Share of the updates with a rising rate."})
     label_smoothing_factor: float = field(default=0.0, metadata={"help": "Smoothing of the training labels."})
