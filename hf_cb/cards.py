@@ -86,7 +86,6 @@ def render_card(
         _metadata(results, data, name),
         template_path=str(TEMPLATE),
         model_name=name,
-        repo_id=name,
         techniques=" and ".join(technique for technique, _ in techniques) or "no added technique",
         differences=[f"**{technique}**: {text}.{layers}" for technique, text in techniques] or ["Nothing."],
         architecture=_architecture(config),

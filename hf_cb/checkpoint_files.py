@@ -85,11 +85,13 @@ def read_checkpoint(path: str | Path, use_ema: bool = False) -> Checkpoint:
     Raises:
         CheckpointError: there is no such file, it is damaged, is no checkpoint, or asks for something to be executed.
     """
+    if not str(path):
+        raise CheckpointError("the checkpoint must be a file, got an empty name.")
     path = Path(path)
-    if not path.is_file():
-        what = "is a folder; from_pretrained reads a Hugging Face ViT as it is" if path.is_dir() else "no such file"
-        raise CheckpointError(f"{path}: {what}.")
     with _refusing_what_cannot_be_read(path):
+        if not path.is_file():
+            what = "is a folder; from_pretrained reads a Hugging Face ViT as it is" if path.is_dir() else "no such file"
+            raise CheckpointError(f"{path}: {what}.")
         content = _read(path)
     if use_ema and _container_of(content) is None:
         raise CheckpointError(f"{path}: `use_ema` needs an entry `model_ema`, and the file has no entries.")

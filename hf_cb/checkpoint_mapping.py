@@ -65,6 +65,7 @@ def read_config(
     sizes = _read_sizes(checkpoint, rows)
     heads = _read_heads(checkpoint, sizes, rows, num_attention_heads)
     _check_shapes(checkpoint, rows, {**sizes, "H": heads, "A": sizes["D"] // heads})
+    image_size = sizes["P"] * _grid_size(checkpoint, layout, sizes["N"])
     try:
         return ViTCBConfig(
             hidden_size=sizes["D"],
@@ -73,7 +74,7 @@ def read_config(
             patch_size=sizes["P"],
             # what masked image modelling asks for
             encoder_stride=sizes["P"],
-            image_size=sizes["P"] * _grid_size(checkpoint, layout, sizes["N"]),
+            image_size=image_size,
             num_labels=sizes["C"],
             layer_norm_eps=layer_norm_eps,
             hidden_act="gelu",

@@ -10,8 +10,20 @@ from pathlib import Path
 from .cli import UsageError
 
 
-# any of these in a folder says that a run wrote there
-RUN_MARKERS = ("config.json", "model.safetensors", "all_results.json", "step_*", "epoch_*")
+# what a run writes; a new run in the same folder removes it, since it describes the old weights
+RUN_FILES = (
+    "README.md",
+    "all_results.json",
+    "config.json",
+    "preprocessor_config.json",
+    "training_curves.png",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model*.bin",
+)
+# and what says that a run wrote here
+RUN_MARKERS = (*RUN_FILES, "step_*", "epoch_*")
 
 
 def check_output_dir(output_dir: str, overwrite: bool) -> Path:
@@ -24,39 +36,76 @@ def check_output_dir(output_dir: str, overwrite: bool) -> Path:
     Raises:
         UsageError: the path is a file, cannot be written, or holds a run.
     """
-    folder = Path(output_dir)
-    if not output_dir or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"`output_dir` must name a folder, got {output_dir!r}, which is none.")
-    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    if not output_dir:
+        raise UsageError("`output_dir` must name a folder, got an empty name.")
+    try:
+        folder = Path(output_dir).resolve()
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        found = next((path for marker in RUN_MARKERS for path in folder.glob(marker)), None)
+        _check_name(folder, existing)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"`output_dir` {output_dir!r} cannot be used: {error}.") from error
+    if not existing.is_dir():
+        raise UsageError(f"`output_dir` must name a folder, got {output_dir!r}, where {existing} is a file.")
+    if not os.access(existing, os.W_OK | os.X_OK):
         raise UsageError(f"`output_dir` {output_dir!r} cannot be written: no right to write to {existing}.")
-    if not overwrite and any(any(folder.glob(marker)) for marker in RUN_MARKERS):
+    if found is not None and not overwrite:
         raise UsageError(
-            f"`output_dir` {output_dir!r} already holds a run: name another folder, or give --overwrite_output_dir."
+            f"`output_dir` {output_dir!r} already holds a run ({found.name}): name another folder, or give"
+            " --overwrite_output_dir."
         )
-    return folder
+    return Path(output_dir)
+
+
+def is_file_of_a_run(file: Path, folder: Path) -> bool:
+    """Whether a run in `folder` would replace this file."""
+    return file.resolve().parent == folder.resolve() and any(file.match(pattern) for pattern in RUN_FILES)
+
+
+def _check_name(folder: Path, existing: Path) -> None:
+    if existing.is_dir() and (longest := max(map(len, map(os.fsencode, folder.parts)))) > os.pathconf(
+        existing, "PC_NAME_MAX"
+    ):
+        raise ValueError(f"a name in it has {longest} bytes")
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, to write files into.
+    """A hidden folder to write files into.
 
-    When the context ends well, the files take their places in `folder`, over those of the same names. When it does
-    not, `folder` is as it was and the hidden one is gone.
+    When the context ends well, the files take their places in `folder`, and what an earlier run wrote there goes. When
+    it does not, `folder` is as it was and the hidden one is gone.
+
+    Raises:
+        UsageError: a folder stands where a file is to be written.
     """
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    folder = folder.resolve()
+    exists = folder.exists()
+    # within a folder that is there: it may be a mount, and its parent need not be ours to write to
+    parent = folder if exists else folder.parent
+    parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".writing-", dir=parent))
     try:
         yield staging
         _give_usual_rights(staging)
-        if folder.exists():
-            for file in staging.iterdir():
-                os.replace(file, folder / file.name)
+        if exists:
+            _move_into(staging, folder)
         else:
             os.replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_into(staging: Path, folder: Path) -> None:
+    names = {file.name for file in staging.iterdir()}
+    blocked = next((name for name in sorted(names) if (folder / name).is_dir()), None)
+    if blocked is not None:
+        raise UsageError(f"{folder / blocked} is a folder, where a file is to be written: move it away.")
+    for name in names:
+        os.replace(staging / name, folder / name)
+    for old in [path for pattern in RUN_FILES for path in folder.glob(pattern)]:
+        if old.name not in names and old.is_file():
+            old.unlink()
 
 
 def _give_usual_rights(folder: Path) -> None:

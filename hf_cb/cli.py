@@ -88,7 +88,8 @@ def _optional_flag(name: str, annotation: Any) -> tuple[str, Any, Any]:
 
 def _config_fields() -> dict[str, Any]:
     inherited = {f.name for f in fields(PreTrainedConfig)}
-    return {f.name: f.type for f in fields(ViTCBConfig) if f.name not in inherited and not f.name.startswith("_")}
+    # the dataclass has `out_features` and `out_indices` with an underscore, behind properties
+    return {f.name.lstrip("_"): f.type for f in fields(ViTCBConfig) if f.name not in inherited}
 
 
 ConfigArguments = make_dataclass(
@@ -101,7 +102,7 @@ def _parse_config_value(name: str, value: Any) -> Any:
     """What a flag's strings mean: `none` for None, one integer or a list of them."""
     if value in ("none", ["none"]):
         return None
-    if not isinstance(value, list):
+    if not isinstance(value, list) or str in get_args(get_args(_config_fields()[name])[0]):
         return value
     try:
         numbers = [int(part) for part in value]

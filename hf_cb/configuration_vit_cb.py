@@ -1,5 +1,6 @@
 """Configuration of ViT-CB: ViT with Context Broadcasting, AttnScale and FeatScale."""
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from functools import wraps
@@ -65,7 +66,7 @@ def _with_one_line_errors(cls: type) -> type:
             strict_setattr(self, name, value)
         except StrictDataclassFieldValidationError as error:
             allowed = ALLOWED.get(name, f"of type {types[name]}")
-            raise InvalidConfigError(f"`{name}` must be {allowed}, got {value!r}.") from error
+            raise InvalidConfigError(f"`{name.lstrip('_')}` must be {allowed}, got {value!r}.") from error
 
     @wraps(strict_validate)
     def validate(self: Any) -> None:
@@ -104,7 +105,9 @@ ALLOWED: dict[str, str] = {
     "attention_probs_dropout_prob": "a number in [0, 1)",
     **dict.fromkeys(POSITIVE_FIELDS, "a positive integer"),
     "layer_norm_eps": "a positive number",
-    "initializer_range": "a number of at least 0",
+    "initializer_range": "a positive number",
+    "_out_features": "None or a list of stage names, 'stem', 'stage1', ...",
+    "_out_indices": "None or a list of stage indices, 0 for the stem",
     "num_labels": "an integer of at least 0",
     "image_size": "a positive integer or a pair of them, height and width in pixels",
     "patch_size": "a positive integer or a pair of them, height and width in pixels",
@@ -113,8 +116,7 @@ ALLOWED: dict[str, str] = {
 IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(ACTIVATION_FIELDS, lambda value: value in ACT2FN),
     "apply_layers": _is_distinct_indices,
-    "layer_norm_eps": lambda value: value > 0,
-    "initializer_range": lambda value: value >= 0,
+    **dict.fromkeys(("layer_norm_eps", "initializer_range"), lambda value: 0 < value < math.inf),
     "num_labels": lambda value: type(value) is int and value >= 0,
     **dict.fromkeys(POSITIVE_FIELDS, _is_positive),
     **dict.fromkeys(PROBABILITY_FIELDS, lambda value: 0 <= value < 1),
@@ -124,7 +126,7 @@ IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
 @_with_one_line_errors
 @strict
 class ViTCBConfig(BackboneConfigMixin, ViTConfig):
-    r"""Configuration of the ViT-CB models: a `ViTConfig` and the fields below.
+    r"""Configuration of the ViT-CB models: a `ViTConfig` (its `help` tells the inherited fields) and the fields below.
 
     Every value that is not allowed raises a `ValueError` that names the field, the value and what is allowed.
 
@@ -170,6 +172,8 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
     feat_scale: bool = False
     apply_layers: list[int] | tuple[int, ...] | None = None
     drop_path_rate: float | int = 0.0
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float | int = 1e-12
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
@@ -185,7 +189,7 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
         Raises:
             ValueError: the name is none of these, or a field has a value that is not allowed.
         """
-        if name not in PRESETS:
+        if not isinstance(name, str) or name not in PRESETS:
             raise ValueError(f"The preset must be one of {', '.join(map(repr, PRESETS))}, got {name!r}.")
         fields_of_deit = {"patch_size": 16, "image_size": 224, "layer_norm_eps": 1e-6, **PRESETS[name]}
         return cls(**{**fields_of_deit, "num_hidden_layers": num_hidden_layers, **overrides})
@@ -196,7 +200,11 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
         if name == "apply_layers" and isinstance(value, tuple):
             # as it comes back from JSON
             value = list(value)
+        depth = self.__dict__.get("num_hidden_layers")
         super().__setattr__(name, value)
+        if name == "num_hidden_layers" and depth is not None and self.__dict__.get("_out_indices") == [depth]:
+            # the default, the last stage, stays the last
+            self.set_output_features_output_indices(None, None)
 
     def __post_init__(self, **kwargs: Any) -> None:
         # a plain ViT's file says "vit" here: kept, it would be saved, and AutoModel would give a plain ViT back

@@ -14,7 +14,7 @@ from .cards import techniques_of
 from .checkpoint_files import Checkpoint, CheckpointError, read_checkpoint
 from .checkpoint_layouts import GOOGLE
 from .checkpoint_mapping import LAYER_NORM_EPS, layout_of, read_config, read_weights, timm_rows
-from .checkpointing import check_output_dir, replacing
+from .checkpointing import check_output_dir, is_file_of_a_run, replacing
 from .cli import UsageError
 from .configuration_vit_cb import ViTCBConfig
 from .conversion_card import Conversion, render_conversion_card
@@ -66,9 +66,13 @@ def convert_checkpoint(
     folder = check_output_dir(str(output_dir), overwrite_output_dir)
     if featscale_gain not in (None, *GAINS):
         raise UsageError(f"`featscale_gain` must be 1 or 2, got {featscale_gain}.")
+    if checkpoint is not None and is_file_of_a_run(Path(checkpoint), folder):
+        raise UsageError(f"`output_dir` {str(output_dir)!r} must be another folder: {checkpoint} would be replaced.")
     source, reference = _read_source(checkpoint, timm_model, use_ema)
     preprocessing = _preprocessing(source, reference)
     config = _read_config(source, reference, num_attention_heads, context_broadcast)
+    if featscale_gain is not None and not config.feat_scale:
+        raise UsageError("`featscale_gain` is given, and the checkpoint has no FeatScale: leave it out.")
     gain = (featscale_gain or PUBLISHED_GAIN) if config.feat_scale else None
     model = _build(config, read_weights(source, config, gain or 1))
     conversion = Conversion(
@@ -134,6 +138,8 @@ def convert_to_timm(model_dir: str | Path, output_dir: str | Path, *, overwrite_
         UsageError: the folder holds no ViT-CB, or one with techniques.
     """
     folder = check_output_dir(str(output_dir), overwrite_output_dir)
+    if folder.resolve() == Path(model_dir).resolve():
+        raise UsageError(f"`output_dir` must be another folder than that of the ViT-CB, got {str(output_dir)!r}.")
     model = _load_vit_cb(Path(model_dir))
     state_dict = to_timm_state_dict(model)
     with replacing(folder) as staging:

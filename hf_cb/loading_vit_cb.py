@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, ViTConfig
 from transformers.utils import logging
 
 from .configuration_vit_cb import Size, ViTCBConfig, as_pair
@@ -60,8 +60,9 @@ def split_off_image_size(saved: dict[str, Any], arguments: dict[str, Any]) -> tu
     config = arguments.get("config")
     is_object = isinstance(config, PreTrainedConfig)
     wanted = getattr(config, "image_size", None) if is_object else arguments.get("image_size")
-    own = saved.get("image_size")
-    if wanted is None or own is None or as_pair(wanted) == as_pair(own):
+    own = saved.get("image_size", ViTCBConfig.image_size) if saved else None
+    # what is no size at all, the configuration refuses
+    if own is None or not isinstance(wanted, (int, list, tuple)) or as_pair(wanted) == as_pair(own):
         return arguments, None
     if is_object:
         at_own_size = type(config).from_dict({**config.to_dict(), "image_size": own})
@@ -71,10 +72,10 @@ def split_off_image_size(saved: dict[str, Any], arguments: dict[str, Any]) -> tu
 
 def warn_if_broadcasting_is_new(name: Any, saved: dict[str, Any], config: ViTCBConfig) -> None:
     """Say that fixed CB changes what a plain ViT checkpoint computes."""
-    source = saved.get("model_type", ViTCBConfig.model_type)
-    if source == ViTCBConfig.model_type or config.context_broadcast != "plain" or config.apply_layers == []:
+    is_plain_vit = saved.get("model_type") == ViTConfig.model_type
+    if not is_plain_vit or config.context_broadcast != "plain" or config.apply_layers == []:
         return
     logger.warning(
-        f"{name} is a plain {source} checkpoint, and `context_broadcast='plain'` (CB) changes what it computes:"
+        f"{name} is a plain ViT checkpoint, and `context_broadcast='plain'` (CB) changes what it computes:"
         " fine-tune it before use, or load it with `context_broadcast=None` to keep its outputs."
     )

@@ -19,12 +19,16 @@ POOLINGS = {"avg": "average pooling", "avgmax": "average and maximum pooling", "
 
 
 def imagenet_labels() -> dict[int, str]:
-    """The names of ImageNet's 1,000 classes, as timm ships them."""
+    """The names of ImageNet's 1,000 classes, as timm ships them; with the WordNet id where two classes share one."""
     _require_timm("the names of ImageNet's 1,000 classes")
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo("imagenet-1k")
-    return {index: info.index_to_description(index) for index in range(IMAGENET_CLASSES)}
+    names = [info.index_to_description(index) for index in range(IMAGENET_CLASSES)]
+    return {
+        index: name if names.count(name) == 1 else f"{name} ({info.index_to_label_name(index)})"
+        for index, name in enumerate(names)
+    }
 
 
 def load_timm_model(name: str, pretrained: bool) -> nn.Module:

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -66,6 +67,8 @@ class LoopArguments:
         self._require("weight_decay", 0 <= self.weight_decay < math.inf, "a number of at least 0")
         for name in ("dataloader_num_workers", "num_cpu_threads"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
+        # more than any machine has; torch takes no number beyond 31 bits
+        self._require("num_cpu_threads", self.num_cpu_threads <= 1024, "at most 1024")
         # the range of numpy's and torch's seeds
         self._require("seed", 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
 
@@ -173,7 +176,7 @@ def _train_epoch(
     arguments: LoopArguments,
     progress: tqdm,
 ) -> float:
-    """One pass over the training images; the mean loss of an image in this process."""
+    """One pass over the training images; the mean loss of an image, over all processes."""
     model.train()
     total, count = torch.zeros((), device=accelerator.device), 0
     for batch in loader:
@@ -192,6 +195,7 @@ def _train_epoch(
         total += loss.detach() * len(logits)
         count += len(logits)
         progress.update()
+    total, count = accelerator.reduce(torch.stack([total, total.new_tensor(count)]))
     return (total / count).item()
 
 
@@ -225,8 +229,9 @@ def describe_run(*arguments: Any) -> dict[str, Any]:
     """What a result depends on: arguments, versions and hardware, for `all_results.json`."""
     libraries = {name: version(name) for name in REPORTED_VERSIONS}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return {
         "arguments": {name: value for part in arguments for name, value in asdict(part).items() if value is not None},
         "versions": {"python": platform.python_version(), "hf_cb": __version__, **libraries},
-        "hardware": f"{device}, {len(os.sched_getaffinity(0))} cores",
+        "hardware": f"{device}, {cores} cores",
     }

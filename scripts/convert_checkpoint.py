@@ -82,8 +82,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _convert_to_timm(parsed: ConversionArguments) -> None:
-    for name in ("timm_model", "num_attention_heads", "featscale_gain", "use_ema"):
-        if getattr(parsed, name):
+    for name in ("timm_model", "num_attention_heads", "featscale_gain", "use_ema", "context_broadcast"):
+        if getattr(parsed, name) not in (None, False, "none"):
             raise UsageError(f"`{name}` does not go with `--to timm`: the ViT-CB's folder tells everything.")
     if parsed.checkpoint is None:
         raise UsageError("`--to timm` needs `--checkpoint`, the folder of a ViT-CB.")

@@ -2,7 +2,8 @@
 
     python scripts/train.py
 
-trains a small ViT-CB on scikit-learn's handwritten digits (shipped with the package, nothing is downloaded) and writes
+trains a small ViT-CB on scikit-learn's handwritten digits (shipped with the package, nothing is downloaded) in about a
+minute on two cores, to a test accuracy of about 0.96, and writes
 model, image processor, model card, results and a picture of the training curves to `outputs/vit-cb-digits`. Every
 field of `ViTCBConfig` is a flag of the same name, for example
 
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = make_config(config_overrides(config_arguments), data["train"].features["label"].names)
     accelerator = make_accelerator(loop)
 
+    description = describe_run(output, loop, config_arguments)
     set_seed(loop.seed)
     model = ViTCBForImageClassification(config)
     image_processor = make_image_processor(config)
@@ -89,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, results = train(accelerator, model, train_data, eval_data, loop)
 
     if accelerator.is_main_process:
-        results = {**results, **describe_run(output, loop, config_arguments)}
+        results = {**results, **description}
         command = shlex.join(["python", "scripts/train.py", *(sys.argv[1:] if arguments is None else arguments)])
         save(output_dir, model, image_processor, results, command)
         print(f"test accuracy {results['eval_accuracy']:.4f} on {results['eval_samples']} images: {output_dir}")

@@ -40,6 +40,8 @@ def parse(*arguments):
         pytest.param(["--image_size", "32", "64"], {"image_size": [32, 64]}, id="a pair of sizes"),
         pytest.param(["--drop_path_rate", "0.1"], {"drop_path_rate": 0.1}, id="float"),
         pytest.param(["--hidden_size", "48"], {"hidden_size": 48}, id="int"),
+        pytest.param(["--out_features", "stem", "stage2"], {"out_features": ["stem", "stage2"]}, id="names"),
+        pytest.param(["--out_indices", "0", "-1"], {"out_indices": [0, -1]}, id="indices"),
     ],
 )
 def test_a_flag_sets_the_configuration_field_of_its_name(arguments, expected):
@@ -49,7 +51,7 @@ def test_a_flag_sets_the_configuration_field_of_its_name(arguments, expected):
 def test_every_field_of_vit_and_vit_cb_is_a_flag():
     flags = set(ConfigArguments.__dataclass_fields__)
     assert {"hidden_size", "patch_size", "qkv_bias", "pooler_act", "encoder_stride", "layer_norm_eps"} <= flags
-    assert {name for name in ViTCBConfig.__annotations__ if not name.startswith("_")} - {"model_type"} <= flags
+    assert {name.lstrip("_") for name in ViTCBConfig.__annotations__} - {"model_type"} <= flags
 
 
 MISTAKES = [
@@ -74,6 +76,9 @@ MISTAKES = [
     pytest.param(["--learning_rate", "nan"], "learning_rate", id="rate that is no number"),
     pytest.param(["--weight_decay", "-0.1"], "weight_decay", id="negative decay"),
     pytest.param(["--seed", "-1"], "seed", id="negative seed"),
+    pytest.param(["--initializer_range", "0"], "initializer_range", id="no initialisation"),
+    pytest.param(["--num_cpu_threads", "99999999999"], "num_cpu_threads", id="threads beyond counting"),
+    pytest.param(["--out_features", "stage9"], "stage9", id="unknown stage"),
     pytest.param(["--mixed_precision", "fp7"], "mixed_precision", id="unknown precision"),
 ]
 
@@ -102,7 +107,16 @@ def test_a_folder_with_a_run_is_refused_by_name(train_script, tmp_path, capsys):
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
 
 
-@pytest.mark.parametrize("name", ["file", "file/below"])
+@pytest.mark.parametrize("name", ["README.md", "all_results.json", "model.safetensors"])
+def test_a_folder_with_any_file_that_a_run_writes_is_refused(name, train_script, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(SystemExit):
+        run(train_script.main, ["--output_dir", str(tmp_path)])
+    assert name in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "x" * 300, "with\0null"], ids=["file", "below", "long", "null"])
 def test_an_output_path_that_can_be_no_folder_is_refused(name, train_script, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SystemExit) as exit_:

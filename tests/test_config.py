@@ -133,6 +133,21 @@ def test_a_patch_size_that_does_not_tile_the_image_is_an_error():
         tiny_config(patch_size=5)
 
 
+@pytest.mark.parametrize("depth", [2, 5], ids=["fewer", "more"])
+@pytest.mark.parametrize("make", [tiny_config, tiny_vit_config], ids=["ViT-CB", "plain ViT"])
+def test_another_depth_than_the_files_loads_saves_and_loads_again(make, depth, tmp_path):
+    make().save_pretrained(tmp_path / "first")
+    config = ViTCBConfig.from_pretrained(tmp_path / "first", num_hidden_layers=depth)
+    config.save_pretrained(tmp_path / "second")
+    assert ViTCBConfig.from_pretrained(tmp_path / "second").out_features == [f"stage{depth}"]
+
+
+def test_chosen_stages_stay_when_the_depth_changes(tmp_path):
+    tiny_config(out_features=["stem", "stage1"]).save_pretrained(tmp_path)
+    config = ViTCBConfig.from_pretrained(tmp_path, num_hidden_layers=2)
+    assert config.out_features == ["stem", "stage1"] and config.out_indices == [0, 1]
+
+
 def test_more_heads_than_dimensions_are_an_error():
     with pytest.raises(ValueError, match=r"`num_attention_heads` must be at most `hidden_size` \(24\), got 25"):
         tiny_config(num_attention_heads=25)

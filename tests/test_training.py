@@ -211,6 +211,33 @@ def test_a_failure_while_writing_leaves_the_folder_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_files_of_the_replaced_run_go_and_others_stay(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in ("all_results.json", "model-00001-of-00002.safetensors", "notes.txt", "adapter.safetensors"):
+        (folder / name).write_text("old")
+    with replacing(folder) as staging:
+        (staging / "config.json").write_text("new")
+    assert {path.name for path in folder.iterdir()} == {"config.json", "notes.txt", "adapter.safetensors"}
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused_before_anything_moves(tmp_path):
+    (tmp_path / "README.md").mkdir()
+    (tmp_path / "config.json").write_text("old")
+    with pytest.raises(UsageError, match="README.md is a folder"), replacing(tmp_path) as staging:
+        (staging / "README.md").write_text("new")
+        (staging / "config.json").write_text("new")
+    assert (tmp_path / "config.json").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"README.md", "config.json"}
+
+
+def test_a_linked_output_folder_is_written_through_the_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with replacing(tmp_path / "link") as staging:
+        (staging / "config.json").write_text("new")
+    assert (tmp_path / "there" / "config.json").read_text() == "new"
+
+
 def test_the_card_is_valid_and_shows_the_techniques(trained):
     from huggingface_hub import ModelCard
 
