@@ -126,7 +126,7 @@ IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
 @_with_one_line_errors
 @strict
 class ViTCBConfig(BackboneConfigMixin, ViTConfig):
-    r"""Configuration of the ViT-CB models: a `ViTConfig` (its `help` tells the inherited fields) and the fields below.
+    r"""Configuration of the ViT-CB models: a `ViTConfig` with the fields of the techniques.
 
     Every value that is not allowed raises a `ValueError` that names the field, the value and what is allowed.
 
@@ -154,6 +154,24 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
             For `ViTCBBackbone`: which of `"stem"`, `"stage1"`, ... it returns. Defaults to the last.
         out_indices (`list[int]`, *optional*):
             The same as indices; 0 is `"stem"`.
+        hidden_size (`int`, defaults to 768), num_hidden_layers (`int`, defaults to 12):
+            Width of the tokens, and number of layers.
+        num_attention_heads (`int`, defaults to 12), qkv_bias (`bool`, defaults to `True`):
+            Heads of `hidden_size // num_attention_heads` dimensions, and whether their projections have a bias.
+        intermediate_size (`int`, defaults to 3072), hidden_act (`str`, defaults to `"gelu"`):
+            Width and activation function of the MLPs.
+        image_size, patch_size (`int` or a pair of them, default to 224 and 16):
+            In pixels, one side or height and width; the image's must be a multiple of the patch's.
+        num_channels (`int`, defaults to 3):
+            Channels of the images.
+        hidden_dropout_prob, attention_probs_dropout_prob (`float`, default to 0.0):
+            Dropout of the embeddings and residual branches, and of the attention.
+        layer_norm_eps (`float`, defaults to 1e-12), initializer_range (`float`, defaults to 0.02):
+            Epsilon of the layer norms, and standard deviation of the initial weight matrices.
+        encoder_stride (`int`, defaults to 16):
+            For `ViTCBForMaskedImageModeling`: by how much its decoder enlarges the map of patches.
+        pooler_output_size (`int`, *optional*), pooler_act (`str`, defaults to `"tanh"`):
+            Width (by default `hidden_size`) and activation function of `ViTCBModel`'s pooler.
 
     Example:
 
