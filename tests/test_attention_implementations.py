@@ -3,7 +3,8 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoModelForImageClassification
+from transformers import AttentionInterface, AutoModelForImageClassification
+from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
 from helpers import NUM_TOKENS, random_mask, tiny_images
 from hf_cb import ViTCBForImageClassification, ViTCBModel
@@ -253,3 +254,39 @@ def test_gradients_reach_hidden_states_and_attentions():
         tensor.retain_grad()
     output.logits[:, 0].sum().backward()
     assert all(tensor.grad.abs().max() > 0 for tensor in watched)
+
+
+# flash attention
+
+
+def flash_like(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **kwargs):
+    """What a flash kernel does, in torch: takes a 2-D mask or none, drops masked tokens, returns [B, N, H, d] alone."""
+    assert attention_mask is None or attention_mask.dim() == 2
+    assert "token_mask" not in kwargs
+    output = torch.zeros_like(query)
+    kept = attention_mask.bool() if attention_mask is not None else query.new_ones(len(query), query.shape[2]).bool()
+    for image, row in enumerate(kept):
+        q, k, v = (tensor[image : image + 1, :, row] for tensor in (query, key, value))
+        output[image, :, row] = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scaling)[0]
+    return output.transpose(1, 2), None
+
+
+@pytest.fixture(scope="module")
+def flash_stand_in():
+    # a name with "flash" in it makes transformers look for a kernel of that name
+    AttentionInterface.register("kernel_stand_in", flash_like)
+    AttentionMaskInterface.register("kernel_stand_in", flash_attention_mask)
+    return "kernel_stand_in"
+
+
+@each_case
+@pytest.mark.parametrize("masked", [False, True], ids=["all-tokens", "masked"])
+def test_a_kernel_with_flashs_interface_gives_the_logits_of_sdpa(flash_stand_in, masked, fields, images):
+    mask = random_mask() if masked else None
+    logits = run(build_with(flash_stand_in, **fields), images, attention_mask=mask)
+    assert_close(logits, run(build_with("sdpa", **fields), images, attention_mask=mask), **ROUNDING)
+
+
+def test_vit_cb_declares_flash_attention_as_vit_does():
+    for model_class in CLASSES.values():
+        assert model_class._supports_flash_attn and model_class._supports_flex_attn and model_class._supports_sdpa
