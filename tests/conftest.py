@@ -1,6 +1,8 @@
 """What holds for every test: offline, quiet, one thread."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 
 # read by huggingface_hub at import
@@ -28,3 +30,22 @@ def images():
 @pytest.fixture
 def images64():
     return tiny_images(dtype=torch.float64)
+
+
+def load_script(name):
+    """A file of scripts/ as a module: command lines are tested within the process."""
+    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_script", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def train_script():
+    return load_script("train")
+
+
+@pytest.fixture(scope="session")
+def convert_script():
+    return load_script("convert_checkpoint")

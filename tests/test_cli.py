@@ -1,23 +1,9 @@
 """Command lines: every configuration field is a flag, and a mistake is one line and exit code 2."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 from hf_cb import ViTCBConfig
 from hf_cb.cli import ArgumentParser, ConfigArguments, UsageError, config_overrides, run
-
-
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
-
-@pytest.fixture(scope="module")
-def train_script():
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPTS / "train.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def parse(*arguments):

@@ -1,12 +1,10 @@
 """Published checkpoints become ViT-CB: the same outputs, the right preprocessing, each tensor placed or named."""
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,12 +29,8 @@ FAMILIES = {"vit_plain": 5, "deit_attnscale": None, "deit_featscale": 4}
 
 
 @pytest.fixture(scope="module")
-def main():
-    path = Path(__file__).parents[1] / "scripts" / "convert_checkpoint.py"
-    spec = importlib.util.spec_from_file_location("convert_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+def main(convert_script):
+    return convert_script.main
 
 
 def load(folder):

@@ -1,8 +1,6 @@
 """The main job: data, metric, parameter groups, and what a run leaves behind."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import evaluate
 import numpy as np
@@ -22,15 +20,6 @@ from hf_cb.metrics import TopKAccuracy
 
 
 SMALL = "--num_train_epochs 2 --hidden_size 16 --num_hidden_layers 2 --num_attention_heads 2 --intermediate_size 16"
-
-
-@pytest.fixture(scope="module")
-def train_script():
-    path = Path(__file__).parents[1] / "scripts" / "train.py"
-    spec = importlib.util.spec_from_file_location("train_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def train(script, folder, *arguments):
