@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from .configuration_vit_cb import ViTCBConfig
 
 
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TEMPLATES = Path(__file__).parent / "templates"
 
 CB_PAPER = "[arXiv 2210.08457](https://arxiv.org/abs/2210.08457)"
 SCALE_PAPER = "[arXiv 2203.05962](https://arxiv.org/abs/2203.05962)"
@@ -68,6 +68,18 @@ def techniques_of(config: ViTCBConfig) -> list[tuple[str, str]]:
     return [] if config.apply_layers == [] else found
 
 
+def card_text_of(config: ViTCBConfig, name: str) -> dict[str, Any]:
+    """What every card says of a model: template variables for name, techniques, differences from ViT, references."""
+    techniques = techniques_of(config)
+    layers = "" if config.apply_layers is None else f" In layers {', '.join(map(str, config.apply_layers))} alone."
+    return {
+        "model_name": name,
+        "techniques": " and ".join(technique for technique, _ in techniques) or "no added technique",
+        "differences": [f"**{technique}**: {text}.{layers}" for technique, text in techniques] or ["Nothing."],
+        "references": (TEMPLATES / "references.bib").read_text().rstrip(),
+    }
+
+
 def render_card(
     config: ViTCBConfig, results: dict[str, Any], data: DataDescription, command: str, name: str
 ) -> ModelCard:
@@ -80,14 +92,10 @@ def render_card(
         command: the exact command line.
         name: the folder's name.
     """
-    techniques = techniques_of(config)
-    layers = "" if config.apply_layers is None else f" In layers {', '.join(map(str, config.apply_layers))} alone."
     return ModelCard.from_template(
         _metadata(results, data, name),
-        template_path=str(TEMPLATE),
-        model_name=name,
-        techniques=" and ".join(technique for technique, _ in techniques) or "no added technique",
-        differences=[f"**{technique}**: {text}.{layers}" for technique, text in techniques] or ["Nothing."],
+        template_path=str(TEMPLATES / "model_card.md"),
+        **card_text_of(config, name),
         architecture=_architecture(config),
         data_description=data.description,
         command=command,

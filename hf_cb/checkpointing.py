@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .cli import UsageError
@@ -42,7 +42,9 @@ def check_output_dir(output_dir: str, overwrite: bool) -> Path:
         folder = Path(output_dir).resolve()
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         found = next((path for marker in RUN_MARKERS for path in folder.glob(marker)), None)
-        _check_name(folder, existing)
+        # names that no file can have; `exists` keeps silent about them in newer Pythons
+        with suppress(FileNotFoundError, NotADirectoryError):
+            folder.stat()
     except (OSError, ValueError) as error:
         raise UsageError(f"`output_dir` {output_dir!r} cannot be used: {error}.") from error
     if not existing.is_dir():
@@ -60,13 +62,6 @@ def check_output_dir(output_dir: str, overwrite: bool) -> Path:
 def is_file_of_a_run(file: Path, folder: Path) -> bool:
     """Whether a run in `folder` would replace this file."""
     return file.resolve().parent == folder.resolve() and any(file.match(pattern) for pattern in RUN_FILES)
-
-
-def _check_name(folder: Path, existing: Path) -> None:
-    if existing.is_dir() and (longest := max(map(len, map(os.fsencode, folder.parts)))) > os.pathconf(
-        existing, "PC_NAME_MAX"
-    ):
-        raise ValueError(f"a name in it has {longest} bytes")
 
 
 @contextmanager

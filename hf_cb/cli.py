@@ -1,9 +1,10 @@
 """Command lines: arguments from dataclasses, and one place that turns a user's mistake into one line."""
 
+import shlex
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, field, fields, make_dataclass
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -55,6 +56,16 @@ class ArgumentParser(HfArgumentParser):
 def one_line(message: object) -> str:
     """A message without its line breaks."""
     return " ".join(str(message).split())
+
+
+def command_line(script: str, arguments: Sequence[str] | None) -> str:
+    """The command that started a script, for its model card.
+
+    Args:
+        script: its file's name.
+        arguments: those that its `main` got; None for the process' own.
+    """
+    return shlex.join(["python", f"scripts/{script}", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> NoReturn:
@@ -124,8 +135,3 @@ def config_overrides(arguments: Any) -> dict[str, Any]:
     """
     given = {f.name: getattr(arguments, f.name) for f in fields(arguments)}
     return {name: _parse_config_value(name, value) for name, value in given.items() if value is not None}
-
-
-def defaults_of(dataclass_type: type) -> dict[str, Any]:
-    """The default values of a dataclass' fields."""
-    return {f.name: f.default for f in fields(dataclass_type) if f.default is not MISSING}

@@ -4,12 +4,8 @@ from dataclasses import dataclass
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .cards import TEMPLATE as TRAINING_TEMPLATE
-from .cards import techniques_of
+from .cards import TEMPLATES, card_text_of, techniques_of
 from .configuration_vit_cb import ViTCBConfig
-
-
-TEMPLATE = TRAINING_TEMPLATE.parent / "conversion_card.md"
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,6 @@ def render_conversion_card(conversion: Conversion, command: str | None, name: st
         name: the folder's name.
     """
     config = conversion.config
-    techniques = techniques_of(config)
-    layers = "" if config.apply_layers is None else f" In layers {', '.join(map(str, config.apply_layers))} alone."
     return ModelCard.from_template(
         ModelCardData(
             library_name="transformers",
@@ -64,18 +58,10 @@ def render_conversion_card(conversion: Conversion, command: str | None, name: st
             tags=["vision", "vit_cb", "hf_cb"],
             model_name=name,
         ),
-        template_path=str(TEMPLATE),
-        model_name=name,
+        template_path=str(TEMPLATES / "conversion_card.md"),
+        **card_text_of(config, name),
         config=config,
         conversion=conversion,
-        techniques=" and ".join(technique for technique, _ in techniques) or "no added technique",
-        differences=[f"**{technique}**: {text}.{layers}" for technique, text in techniques] or ["Nothing."],
         dtype=str(config.dtype).removeprefix("torch."),
-        references=_references(),
         command=command,
     )
-
-
-def _references() -> str:
-    """The papers, as the card of a trained model cites them."""
-    return TRAINING_TEMPLATE.read_text().split("```bibtex\n")[1].split("\n```")[0]

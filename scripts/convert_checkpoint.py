@@ -16,15 +16,13 @@ takes weights and preprocessing from timm's model of that name (a download), or 
 writes the weights of a ViT-CB folder without techniques as a timm state dict, `model.safetensors`.
 """
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from transformers.utils import logging
 
-from hf_cb.cli import ArgumentParser, UsageError, run
+from hf_cb.cli import ArgumentParser, UsageError, command_line, run
 from hf_cb.conversion import convert_checkpoint, convert_to_timm
 
 
@@ -76,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         context_broadcast=None if parsed.context_broadcast == "none" else parsed.context_broadcast,
         timm_model=parsed.timm_model,
         overwrite_output_dir=parsed.overwrite_output_dir,
-        command=shlex.join(["python", "scripts/convert_checkpoint.py", *(arguments or sys.argv[1:])]),
+        command=command_line("convert_checkpoint.py", arguments),
     )
     print(f"{conversion.describe()}: {parsed.output_dir}")
 

@@ -3,17 +3,15 @@
     python scripts/train.py
 
 trains a small ViT-CB on scikit-learn's handwritten digits (shipped with the package, nothing is downloaded) in about a
-minute on two cores, to a test accuracy of about 0.96, and writes
-model, image processor, model card, results and a picture of the training curves to `outputs/vit-cb-digits`. Every
-field of `ViTCBConfig` is a flag of the same name, for example
+minute on two cores, to a test accuracy of about 0.96, and writes model, image processor, model card, results and a
+picture of the training curves to `outputs/vit-cb-digits`. Every field of `ViTCBConfig` is a flag of the same name, for
+example
 
     python scripts/train.py --context_broadcast none --feat_scale --seed 1 --output_dir outputs/featscale
     accelerate launch scripts/train.py
 """
 
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +24,7 @@ from transformers.utils import logging
 from hf_cb import ViTCBConfig, ViTCBForImageClassification
 from hf_cb.cards import DIGITS, render_card
 from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ArgumentParser, ConfigArguments, UsageError, config_overrides, run
+from hf_cb.cli import ArgumentParser, ConfigArguments, UsageError, command_line, config_overrides, run
 from hf_cb.data import ImageDataset, evaluation_transform, load_digits, training_transform
 from hf_cb.plots import save_training_curves
 from hf_cb.training import LoopArguments, describe_run, make_accelerator, train
@@ -92,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if accelerator.is_main_process:
         results = {**results, **description}
-        command = shlex.join(["python", "scripts/train.py", *(sys.argv[1:] if arguments is None else arguments)])
-        save(output_dir, model, image_processor, results, command)
+        save(output_dir, model, image_processor, results, command_line("train.py", arguments))
         print(f"test accuracy {results['eval_accuracy']:.4f} on {results['eval_samples']} images: {output_dir}")
     accelerator.end_training()
 
