@@ -15,16 +15,16 @@ from transformers import (
     AutoModelForMaskedImageModeling,
 )
 
-from .configuration_vit_cb import ViTCBConfig
-from .image_processing_vit_cb import ViTCBImageProcessor, ViTCBImageProcessorPil
-from .modeling_vit_cb import (
+from .optimization import parameter_groups
+from .vit_cb.configuration_vit_cb import ViTCBConfig
+from .vit_cb.image_processing_vit_cb import ViTCBImageProcessor, ViTCBImageProcessorPil
+from .vit_cb.modeling_vit_cb import (
     ViTCBBackbone,
     ViTCBForImageClassification,
     ViTCBForMaskedImageModeling,
     ViTCBModel,
     ViTCBPreTrainedModel,
 )
-from .optimization import parameter_groups
 
 
 __version__ = "0.1.0"
@@ -40,14 +40,14 @@ AutoImageProcessor.register(
 
 # imported when they are first asked for: who trains a ViT-CB need not wait for them
 _LATER = {
-    "TechniqueConfig": "technique_config",
-    "apply_techniques": "techniques",
-    "from_pretrained": "technique_loading",
-    "load_techniques": "technique_files",
-    "push_techniques_to_hub": "technique_files",
-    "remove_techniques": "techniques",
-    "save_techniques": "technique_files",
-    "technique_parameters": "techniques",
+    "TechniqueConfig": "techniques.config",
+    "apply_techniques": "techniques.apply",
+    "from_pretrained": "models.technique_loading",
+    "load_techniques": "models.technique_files",
+    "push_techniques_to_hub": "models.technique_files",
+    "remove_techniques": "techniques.apply",
+    "save_techniques": "models.technique_files",
+    "technique_parameters": "techniques.apply",
 }
 
 

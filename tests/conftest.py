@@ -1,8 +1,6 @@
 """What holds for every test: offline, quiet, one thread."""
 
-import importlib.util
 import os
-from pathlib import Path
 
 
 # read by huggingface_hub at import
@@ -13,6 +11,7 @@ import pytest
 import torch
 from transformers.utils import logging
 
+from command_lines import load_script
 from helpers import tiny_images
 
 
@@ -30,15 +29,6 @@ def images():
 @pytest.fixture
 def images64():
     return tiny_images(dtype=torch.float64)
-
-
-def load_script(name):
-    """A file of scripts/ as a module: command lines are tested within the process."""
-    path = Path(__file__).parents[1] / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{name}_script", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import analysis
-from .analysis_models import LayerOutputs
+from . import measures as analysis
+from .models import LayerOutputs
 
 
 # a batch's values: `layers` holds a [B] for each layer; beside it may stand `heads` ([B, H] each), `curves` over

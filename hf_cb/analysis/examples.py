@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .analysis import dc_share
-from .analysis_measures import NEEDS
-from .analysis_models import AnalysedModel, LayerOutputs
+from .catalogue import NEEDS
+from .measures import dc_share
+from .models import AnalysedModel, LayerOutputs
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .analysis_measures import MEASURES
-from .cards import TEMPLATES
+from .catalogue import MEASURES
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,9 @@ class Picture:
     def data(self) -> str:
         """Its bytes for an HTML attribute."""
         return base64.b64encode(self.file.read_bytes()).decode("ascii")
+
+
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render_report(

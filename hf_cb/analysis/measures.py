@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .ops_vit_cb import scale_attention
+from ..vit_cb.ops_vit_cb import scale_attention
 
 
 def attention_density(attention: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
-from .analysis import effective_attention
-from .auto_loading import auto_model
-from .techniques import applied_techniques
+from ..models.loading import auto_model
+from ..techniques.apply import applied_techniques
+from .measures import effective_attention
 
 
 # what transformers raises for folders and names that hold no such model

@@ -8,18 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 
-from .analysis_examples import Examples
-from .analysis_measures import Measure
+from ..reports.figures import COLOURS, new_figure, style_of, tidy
+from .catalogue import Measure
+from .examples import Examples
 
 
-# Okabe and Ito's, which the colour-blind can tell apart, from dark to light; yellow is left out for its faintness
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vPX"
 PANELS_IN_A_ROW = 3
 # as many layers of an example as fit beside each other
 MAX_MAPS = 8
@@ -42,19 +38,6 @@ class Line:
     num_layers: int
     place: int
     scaled: dict[str, Any] | None = None
-
-
-def style_of(place: int) -> dict[str, str]:
-    """Colour and marker of the model at a place; no two among the first 49 are alike."""
-    rounds, index = divmod(place, len(COLOURS))
-    return {"color": COLOURS[index], "marker": MARKERS[(index + rounds) % len(MARKERS)]}
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """A figure that draws without a display, in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line], label: str) -> None:
@@ -85,12 +68,6 @@ def _draw_line(axes: Axes, line: Line, result: dict[str, Any], by_share: bool, *
     mean, std = np.array(result["mean"]), np.array([value or 0.0 for value in result["std"]])
     axes.plot(x, mean, markersize=3.5, linewidth=1.4, **style)
     axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def tidy(axes: Axes) -> None:
-    """A light grid and no frame."""
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_measure(measure: Measure, lines: Sequence[Line], file: Path) -> None:

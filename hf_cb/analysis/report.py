@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
-from .analysis_examples import Examples
-from .analysis_measures import MEASURES, SCALE_PAPER, Measure
-from .analysis_plots import MAX_MAPS, Line, save_examples, save_measure
-from .report import Picture, render_report
+from .catalogue import MEASURES, SCALE_PAPER, Measure
+from .examples import Examples
+from .html_report import Picture, render_report
+from .plots import MAX_MAPS, Line, save_examples, save_measure
 
 
 # what an analysis writes; a new one in the same folder removes it

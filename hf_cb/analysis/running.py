@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from .analysis_examples import Examples, take_examples
-from .analysis_measures import MEASURES, Measure
-from .analysis_models import AnalysedModel, LayerOutputs
-from .data import IGNORED_LABEL, ImageDataset, collate, evaluation_transform
+from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, evaluation_transform
+from .catalogue import MEASURES, Measure
+from .examples import Examples, take_examples
+from .models import AnalysedModel, LayerOutputs
 
 
 class RunningMoments:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .cli import UsageError, one_line
+from ..errors import UsageError, one_line
 
 
 # flags of scripts/train.py; `all` has CB in its plain form, since both of its forms at once there are not
@@ -130,18 +129,18 @@ def _is_alive(process: int) -> bool:
 
 
 @dataclass
-class Trainer:
+class RunPool:
     """Trains runs, some at a time, each in a process of its own.
 
     Args:
         study: where they go.
-        script: `scripts/train.py`.
+        command: words that start the training command.
         arguments: its flags that all runs share.
         num_workers: runs at a time.
     """
 
     study: StudyFolder
-    script: Path
+    command: Sequence[str]
     arguments: Sequence[str]
     num_workers: int
     processes: list[subprocess.Popen] = field(default_factory=list)
@@ -194,7 +193,7 @@ class Trainer:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _start(self, arguments: Sequence[str]) -> subprocess.Popen | None:
-        command = [sys.executable, str(self.script), *self.arguments, *arguments]
+        command = [*self.command, *self.arguments, *arguments]
         # a process of one thread: several of them share the cores
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from .analysis_measures import MEASURES
-from .analysis_plots import Line, draw_lines, new_figure, style_of, tidy
+from ..reports.figures import new_figure, style_of, tidy
+from .catalogue import MEASURES
+from .plots import Line, draw_lines
 from .study import Run
 
 

@@ -13,12 +13,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ViTConfig, ViTForImageClassification
 
-from .architectures import ARCHITECTURES
-from .configuration_vit_cb import ViTCBConfig
-from .modeling_vit_cb import ViTCBForImageClassification
-from .published_formulation import as_published
-from .technique_config import TechniqueConfig
-from .techniques import apply_techniques, technique_parameters
+from ..techniques.apply import apply_techniques, technique_parameters
+from ..techniques.architectures import ARCHITECTURES
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .published import as_published
 
 
 BASELINE, BASELINE_OF_OTHERS = "vit", "plain"

@@ -21,15 +21,15 @@ from timm.data import create_dataset, create_loader
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .augmentation import BatchAugmentation, Normalization, keep_a_bit, training_transform
-from .benchmark_report import markdown_table
-from .cli import UsageError
-from .image_processing_vit_cb import ViTCBImageProcessor
-from .loaders import SkippedImages, TrainingLoader
-from .measuring import WARMUP_ROUNDS, interleaved_seconds, num_threads, summarize
-from .recipes import read_recipe
-from .run_arguments import AugmentationArguments, LoopArguments
-from .run_record import describe_run
+from ..cli.record import describe_run
+from ..data.augmentation import AugmentationArguments, BatchAugmentation, Normalization, keep_a_bit, training_transform
+from ..errors import UsageError
+from ..reports.tables import markdown_table
+from ..training.arguments import LoopArguments
+from ..training.loaders import SkippedImages, TrainingLoader
+from ..training.recipes import read_recipe
+from ..vit_cb.image_processing_vit_cb import ViTCBImageProcessor
+from .timing import WARMUP_ROUNDS, interleaved_seconds, num_threads, summarize
 
 
 BASELINE = "timm"

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .benchmark_models import MODEL_TYPES, SWEPT, build, contenders_of, num_tokens, sizes_of
-from .cli import UsageError
-from .configuration_vit_cb import PRESETS, ViTCBConfig
-from .cores import available_cores
-from .measuring import WARMUP_ROUNDS, Step, count_flops, interleaved_seconds, num_threads, peak_bytes, summarize
-from .run_record import describe_run
+from ..cli.record import available_cores, describe_run
+from ..errors import UsageError
+from ..vit_cb.configuration_vit_cb import PRESETS, ViTCBConfig
+from .contenders import MODEL_TYPES, SWEPT, build, contenders_of, num_tokens, sizes_of
+from .timing import WARMUP_ROUNDS, Step, count_flops, interleaved_seconds, num_threads, peak_bytes, summarize
 
 
 PHASES = ("forward", "training")

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layers_vit_cb import ContextBroadcast, FeatScale
-from .modeling_vit_cb import ViTCBAttention
+from ..vit_cb.layers_vit_cb import ContextBroadcast, FeatScale
+from ..vit_cb.modeling_vit_cb import ViTCBAttention
 
 
 class PublishedContextBroadcast(ContextBroadcast):

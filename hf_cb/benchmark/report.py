@@ -6,15 +6,12 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from ..reports.tables import markdown_table
+
 
 COLUMNS = ("model", "forward, ms", "ratio (range), of best", "training step, ms", "ratio (range), of best")
 MEMORY_COLUMNS = ("memory, MiB", "ratio", "training memory, MiB", "ratio", "GFLOP an image")
 SWEEP_COLUMNS = ("tokens", "model", "forward, ms", "ratio (range), of best", "memory, MiB", "ratio", "GFLOP an image")
-
-
-def markdown_table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [columns, ("---",) * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _time(measured: dict[str, Any]) -> tuple[str, str]:

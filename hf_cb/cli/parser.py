@@ -13,21 +13,14 @@ from typing import Any, NoReturn, get_args
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.hf_argparser import string_to_bool
 
-from .configuration_vit_cb import ALLOWED, ViTCBConfig
-from .technique_config import TechniqueConfig
+from ..errors import Terminated, UsageError, one_line
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ALLOWED, ViTCBConfig
 
 
 EXIT_CODE_OF_A_MISTAKE = 2
 # 128 and the number of the signal, as shells have it
 EXIT_CODE_OF_TERMINATION = 143
-
-
-class UsageError(Exception):
-    """A user's mistake: one sentence that says what came, what is allowed and what to do."""
-
-
-class Terminated(Exception):
-    """The process was asked to end (SIGTERM), and left everything in order."""
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
@@ -94,11 +87,6 @@ def _number_or_none(number: Callable[[str], Any]) -> Callable[[str], Any]:
     # argparse names it in its messages
     parse.__name__ = f"{number.__name__} or none"
     return parse
-
-
-def one_line(message: object) -> str:
-    """A message without its line breaks."""
-    return " ".join(str(message).split())
 
 
 def command_line(script: str, arguments: Sequence[str] | None) -> str:

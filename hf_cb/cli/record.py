@@ -1,15 +1,21 @@
 """What a run's results depend on, written with them."""
 
+import os
 import platform
+import sys
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
-from . import __version__
-from .cores import available_cores
-from .run_checkpoints import FREE_TO_CHANGE
+
+# flags that change neither weights nor results
+INCIDENTAL = frozenset(
+    "output_dir overwrite_output_dir checkpointing_steps save_total_limit resume_from_checkpoint"
+    " per_device_eval_batch_size dataloader_num_workers num_cpu_threads disable_tqdm with_tracking report_to"
+    " logging_steps push_to_hub hub_model_id hub_private_repo hub_revision".split()
+)
 
 
 REPORTED_VERSIONS = ("torch", "transformers", "accelerate", "datasets", "evaluate", "timm")
@@ -20,17 +26,17 @@ def arguments_of(*parts: Any) -> dict[str, Any]:
     return {name: value for part in parts for name, value in asdict(part).items() if value is not None}
 
 
-def fingerprint_of(*parts: Any) -> dict[str, Any]:
-    """The arguments that a run depends on: those with which it may be continued."""
-    return {name: value for name, value in arguments_of(*parts).items() if name not in FREE_TO_CHANGE}
-
-
 def describe_run(*parts: Any) -> dict[str, Any]:
     """Arguments, versions and hardware, for `all_results.json`."""
     libraries = {name: version(name) for name in REPORTED_VERSIONS}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
         "arguments": arguments_of(*parts),
-        "versions": {"python": platform.python_version(), "hf_cb": __version__, **libraries},
+        "versions": {"python": platform.python_version(), "hf_cb": version("hf_cb"), **libraries},
         "hardware": f"{device}, {available_cores()} cores",
     }
+
+
+def available_cores() -> int:
+    """Those that this process may use: a container or a job's scheduler may leave it less than the machine has."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -18,13 +18,14 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers.utils import logging
 
-from hf_cb.analysis_models import AnalysedModel
-from hf_cb.analysis_report import ANALYSIS_FILES, write_analysis
-from hf_cb.analysis_running import ImageBatches, analyse
-from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ArgumentParser, TechniqueArguments, UsageError, command_line, config_overrides, run
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.run_record import describe_run
+from ..analysis.models import AnalysedModel
+from ..analysis.report import ANALYSIS_FILES, write_analysis
+from ..analysis.running import ImageBatches, analyse
+from ..cli.output_dir import check_output_dir, replacing
+from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides, run
+from ..cli.record import describe_run
+from ..data.sources import DataArguments, load_data
+from ..errors import UsageError
 
 
 @dataclass

@@ -29,16 +29,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_cb.benchmark import ModelBenchmarkArguments, benchmark_models
-from hf_cb.benchmark_report import format_tables, save_picture
-from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ArgumentParser, run
-from hf_cb.loader_benchmark import (
+from ..benchmark.loader_benchmark import (
     LoaderBenchmarkArguments,
     benchmark_loaders,
     format_loader_tables,
     save_loader_picture,
 )
+from ..benchmark.measure import ModelBenchmarkArguments, benchmark_models
+from ..benchmark.report import format_tables, save_picture
+from ..cli.output_dir import check_output_dir, replacing
+from ..cli.parser import ArgumentParser, run
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from typing import Literal
 
 from transformers.utils import logging
 
-from hf_cb.cli import ArgumentParser, UsageError, command_line, run
-from hf_cb.conversion import convert_checkpoint, convert_to_timm
+from ..cli.parser import ArgumentParser, command_line, run
+from ..conversion.convert import convert_checkpoint, convert_to_timm
+from ..errors import UsageError
 
 
 @dataclass

@@ -25,14 +25,15 @@ import torch
 from datasets import Dataset, IterableDataset
 from transformers.utils import logging
 
-from hf_cb.checkpointing import EVALUATION_FILES, check_output_dir
-from hf_cb.classifiers import Classifier, load_classifier, short_names
-from hf_cb.cli import ArgumentParser, TechniqueArguments, UsageError, config_overrides, run
-from hf_cb.data_sources import DataArguments, ImageData, load_data
-from hf_cb.evaluation_report import describe_answers, save_evaluation, tables
-from hf_cb.pictures import LoadingArguments, Panel
-from hf_cb.robustness import RobustnessArguments, compare, measure
-from hf_cb.run_record import describe_run
+from ..cli.output_dir import EVALUATION_FILES, check_output_dir
+from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides, run
+from ..cli.record import describe_run
+from ..data.sources import DataArguments, ImageData, load_data
+from ..errors import UsageError
+from ..evaluation.panel import LoadingArguments, Panel, short_names
+from ..evaluation.report import describe_answers, save_evaluation, tables
+from ..evaluation.robustness import RobustnessArguments, compare, measure
+from ..models.classifier import Classifier, load_classifier
 
 
 @dataclass

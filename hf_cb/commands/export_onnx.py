@@ -17,9 +17,10 @@ from pathlib import Path
 from transformers import AutoImageProcessor
 from transformers.utils import logging
 
-from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ArgumentParser, UsageError, run
-from hf_cb.onnx_export import ONNX_FILE, export_onnx, load_classifier, onnx_difference, require
+from ..cli.output_dir import check_output_dir, replacing
+from ..cli.parser import ArgumentParser, run
+from ..errors import UsageError
+from ..models.onnx_export import ONNX_FILE, export_onnx, load_classifier, onnx_difference, require
 
 
 @dataclass

@@ -34,13 +34,22 @@ from typing import Any
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
-from hf_cb import ViTCBConfig
-from hf_cb.auto_loading import train_only_techniques
-from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ConfigArguments, Terminated, UsageError, command_line, config_overrides, run
-from hf_cb.data import ImageDataset, evaluation_transform
-from hf_cb.data_sources import DataArguments, ImageData, load_data
-from hf_cb.finetuning import (
+from .. import ViTCBConfig
+from ..cli.output_dir import check_output_dir, replacing
+from ..cli.parser import ConfigArguments, command_line, config_overrides, run
+from ..cli.record import describe_run
+from ..data.dataset import ImageDataset, evaluation_transform
+from ..data.sources import DataArguments, ImageData, load_data
+from ..errors import Terminated, UsageError
+from ..finetuning.arguments import (
+    AugmentationArguments,
+    FineTuningArguments,
+    FineTuningParser,
+    ModelArguments,
+    find_checkpoint,
+)
+from ..finetuning.report import FineTuned, write_results
+from ..finetuning.trainer import (
     Collator,
     EpochImages,
     FineTuner,
@@ -51,18 +60,11 @@ from hf_cb.finetuning import (
     make_augmentation,
     ranked_guesses,
 )
-from hf_cb.finetuning_arguments import (
-    AugmentationArguments,
-    FineTuningArguments,
-    FineTuningParser,
-    ModelArguments,
-    find_checkpoint,
-)
-from hf_cb.finetuning_report import FineTuned, write_results
-from hf_cb.hub import Destination, prepare_push, push_run
-from hf_cb.lora import add_lora
-from hf_cb.pretrained import load_image_processor, load_pretrained
-from hf_cb.run_record import describe_run
+from ..hub.push import Destination, prepare_push, push_run
+from ..models.heads import load_pretrained
+from ..models.image_processors import load_image_processor
+from ..models.loading import train_only_techniques
+from ..models.lora import add_lora
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from transformers.utils import logging
 
-from hf_cb.cli import ArgumentParser, run
-from hf_cb.hub import push_to_hub
+from ..cli.parser import ArgumentParser, run
+from ..hub.push import push_to_hub
 
 
 @dataclass

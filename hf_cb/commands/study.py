@@ -15,6 +15,7 @@ all runs:
 import json
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,19 +28,21 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_cb.analysis_models import AnalysedModel
-from hf_cb.analysis_running import ImageBatches, analyse
-from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ArgumentParser, UsageError, command_line, run
-from hf_cb.data_sources import DataArguments, ImageData, load_data
-from hf_cb.run_record import describe_run
-from hf_cb.study import VARIANTS, Run, StudyFolder, Trainer
-from hf_cb.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
+from ..analysis.models import AnalysedModel
+from ..analysis.running import ImageBatches, analyse
+from ..analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
+from ..cli.output_dir import check_output_dir, replacing
+from ..cli.parser import ArgumentParser, command_line, run
+from ..cli.record import describe_run
+from ..data.sources import DataArguments, ImageData, load_data
+from ..errors import UsageError
+from . import train
 
 
 # what the study itself decides for each run
 RESERVED = ("seed", "num_hidden_layers", "context_broadcast", "attn_scale", "feat_scale", "resume_from_checkpoint")
-TRAIN_SCRIPT = Path(__file__).with_name("train.py")
+TRAIN_COMMAND = (sys.executable, "-m", train.__name__)
 STUDY_FILES = ("study.json", "study.md", "study.png")
 EVAL_BATCH_SIZE = 64
 
@@ -122,7 +125,7 @@ def train_all(study: StudyArguments, folder: StudyFolder, training: Sequence[str
     if not any(argument.startswith("--dataloader_num_workers") for argument in training):
         # a loading process for each run would take a core from another
         shared += ["--dataloader_num_workers", "0"]
-    trainer = Trainer(folder, TRAIN_SCRIPT, shared, study.num_workers)
+    pool = RunPool(folder, TRAIN_COMMAND, shared, study.num_workers)
     done, total = len(study.runs()) - len(left), len(study.runs())
     with tqdm(desc="training", total=total, initial=done, unit="run", disable=study.disable_tqdm) as progress:
 
@@ -130,7 +133,7 @@ def train_all(study: StudyArguments, folder: StudyFolder, training: Sequence[str
             progress.set_postfix({one.name: f"{folder.results(one)['eval_accuracy']:.4f}"})
             progress.update()
 
-        trainer.train(left, when_done)
+        pool.train(left, when_done)
 
 
 def analyse_all(study: StudyArguments, folder: StudyFolder, data_arguments: DataArguments) -> dict[Run, dict[str, Any]]:

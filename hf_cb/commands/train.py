@@ -24,21 +24,19 @@ from typing import Any
 
 from accelerate.utils import set_seed
 
-from hf_cb import ViTCBConfig
-from hf_cb.acceleration import make_accelerator
-from hf_cb.augmentation import Normalization
-from hf_cb.cards import DataDescription, render_card
-from hf_cb.checkpointing import check_output_dir, replacing
-from hf_cb.cli import ArgumentParser, ConfigArguments, UsageError, command_line, config_overrides, run
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.distillation import distillation_criterion
-from hf_cb.hub import HubArguments, prepare_push, push_run
-from hf_cb.hub_folder import check_model_can_be_pushed
-from hf_cb.loaders import load_on_main_first
-from hf_cb.plots import save_training_curves
-from hf_cb.recipes import RecipeArguments, parse_with_recipe
-from hf_cb.run_arguments import (
-    AugmentationArguments,
+from .. import ViTCBConfig
+from ..cli.output_dir import check_output_dir, replacing
+from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides, run
+from ..cli.record import describe_run
+from ..data.augmentation import AugmentationArguments, Normalization
+from ..data.sources import DataArguments, load_data
+from ..errors import UsageError
+from ..hub.folder import check_model_can_be_pushed
+from ..hub.push import HubArguments, prepare_push, push_run
+from ..reports.cards import DataDescription, render_card
+from ..reports.figures import save_training_curves
+from ..training.accelerator import make_accelerator
+from ..training.arguments import (
     CheckpointArguments,
     DistillationArguments,
     LoopArguments,
@@ -46,10 +44,12 @@ from hf_cb.run_arguments import (
     PreprocessingArguments,
     TrackingArguments,
 )
-from hf_cb.run_checkpoints import checkpoint_to_resume, remove_checkpoints, remove_unfinished
-from hf_cb.run_record import describe_run, fingerprint_of
-from hf_cb.starting_model import make_image_processor, make_model
-from hf_cb.training import RunArguments, Training
+from ..training.checkpoints import checkpoint_to_resume, fingerprint_of, remove_checkpoints, remove_unfinished
+from ..training.distillation import distillation_criterion
+from ..training.loaders import load_on_main_first
+from ..training.loop import RunArguments, Training
+from ..training.recipes import RecipeArguments, parse_with_recipe
+from ..training.start import make_image_processor, make_model
 
 
 ARGUMENTS = (

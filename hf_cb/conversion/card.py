@@ -6,10 +6,10 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
-from .card_blocks import TEMPLATES, render_template
-from .cards import architecture_of, card_text_of, tags_of, techniques_of
-from .configuration_vit_cb import ViTCBConfig
-from .technique_config import TechniqueConfig
+from ..reports.card_blocks import TEMPLATES, render_template
+from ..reports.cards import architecture_of, card_text_of, tags_of, techniques_of
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
 
 
 @dataclass(frozen=True)

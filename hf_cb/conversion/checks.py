@@ -4,8 +4,8 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from .checkpoint_files import Checkpoint
-from .checkpoint_layouts import Row
+from .files import Checkpoint
+from .layouts import Row
 
 
 def first_match(checkpoint: Checkpoint, pattern: str) -> str | None:

@@ -10,17 +10,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .cards import techniques_of
-from .checkpoint_files import Checkpoint, CheckpointError, read_checkpoint
-from .checkpoint_mapping import LAYER_NORM_EPS, is_google, read_weights, timm_rows
-from .checkpointing import check_output_dir, is_file_of_a_run, replacing
-from .cli import UsageError
-from .configuration_vit_cb import ViTCBConfig
-from .conversion_card import Conversion, render_conversion_card
-from .conversion_models import Plan, is_swin, plan_model
-from .modeling_vit_cb import ViTCBForImageClassification
+from ..cli.output_dir import check_output_dir, is_file_of_a_run, replacing
+from ..errors import UsageError
+from ..reports.cards import techniques_of
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .card import Conversion, render_conversion_card
+from .files import Checkpoint, CheckpointError, read_checkpoint
+from .plan import Plan, is_swin, plan_model
 from .preprocessing import DEIT_PREPROCESSING, GOOGLE_PREPROCESSING, Preprocessing
 from .timm_models import IMAGENET_CLASSES, imagenet_labels, load_timm_model, preprocessing_of
+from .vit import LAYER_NORM_EPS, is_google, read_weights, timm_rows
 
 
 GAINS = (1, 2)

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from .cli import UsageError
+from ..errors import UsageError
 
 
 # the published training scripts' entry for the weights and for their moving average, then timm's

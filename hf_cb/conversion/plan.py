@@ -14,15 +14,15 @@ from transformers import (
     SwinForImageClassification,
 )
 
-from .checkpoint_checks import first_match
-from .checkpoint_files import Checkpoint
-from .checkpoint_layouts import CANNOT_HOLD, DISTILLED, Row
-from .checkpoint_mapping import layout_of, read_vit
-from .checkpoint_swin import OF_SWIN, read_swin
-from .configuration_vit_cb import ViTCBConfig
-from .modeling_vit_cb import ViTCBForImageClassification
-from .technique_config import TechniqueConfig
-from .techniques import apply_techniques
+from ..techniques.apply import apply_techniques
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .checks import first_match
+from .files import Checkpoint
+from .layouts import CANNOT_HOLD, DISTILLED, Row
+from .swin import OF_SWIN, read_swin
+from .vit import layout_of, read_vit
 
 
 @dataclass(frozen=True)

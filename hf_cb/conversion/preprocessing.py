@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers.image_utils import PILImageResampling
 
-from .image_processing_vit_cb import ViTCBImageProcessor
+from ..vit_cb.image_processing_vit_cb import ViTCBImageProcessor
 
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -4,10 +4,10 @@ import math
 import re
 from collections.abc import Iterator
 
-from .checkpoint_checks import check_names, check_shapes, read_sizes, techniques_in
-from .checkpoint_files import Checkpoint
-from .checkpoint_layouts import Row
-from .checkpoint_mapping import ReadCheckpoint
+from .checks import check_names, check_shapes, read_sizes, techniques_in
+from .files import Checkpoint
+from .layouts import Row
+from .vit import ReadCheckpoint
 
 
 KIND = "a Swin with patch merging at the end of its stages"

@@ -8,8 +8,8 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 
-from .checkpoint_files import CheckpointError, quoted
-from .cli import UsageError, one_line
+from ..errors import UsageError, one_line
+from .files import CheckpointError, quoted
 from .preprocessing import Preprocessing
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint_checks import check_names, check_shapes, first_match, read_sizes, techniques_in
-from .checkpoint_files import Checkpoint
-from .checkpoint_layouts import CANNOT_HOLD, DISTILLED, GOOGLE, HUGGING_FACE_VIT, OF_DISTILLED, TIMM, Layout, Row
-from .configuration_vit_cb import ViTCBConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from .checks import check_names, check_shapes, first_match, read_sizes, techniques_in
+from .files import Checkpoint
+from .layouts import CANNOT_HOLD, DISTILLED, GOOGLE, HUGGING_FACE_VIT, OF_DISTILLED, TIMM, Layout, Row
 
 
 # of DeiT, timm's ViT and Google's

@@ -1,5 +1,6 @@
 """Training images: what happens to each in a loader process, and to a batch on the device. timm supplies the parts."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,59 @@ from torch import Tensor
 from torchvision.transforms import v2
 from transformers import BaseImageProcessor
 
+from ..cli.flags import Checked, flag
+from ..errors import UsageError
 from .batch_memory import BatchMemory
-from .cli import UsageError
-from .data import Transform
+from .dataset import Transform
 from .randomness import seed_device_generator, seed_random_generators
-from .run_arguments import AugmentationArguments
+
+
+@dataclass
+class AugmentationArguments(Checked):
+    """What happens to training images before the model sees them."""
+
+    random_resized_crop: list[float] | None = flag(
+        None,
+        "Least and greatest share of the image's area in a random crop; without values, the whole image is resized.",
+    )
+    train_interpolation: str = flag(
+        "bilinear", "Filter of that resizing.", choices=["bilinear", "bicubic", "lanczos", "random"]
+    )
+    rotation: float = flag(0.0, "Largest random rotation, in degrees.")
+    translation: float = flag(0.0, "Largest random shift, as a share of the side.")
+    scaling: float = flag(0.0, "Largest random change of size, as a share.")
+    shear: float = flag(0.0, "Largest random shear, in degrees.")
+    horizontal_flip: float = flag(0.0, "Probability of a horizontal flip.")
+    color_jitter: float = flag(0.0, "Strength of random brightness, contrast and saturation; off with --auto_augment.")
+    auto_augment: str | None = flag(None, "timm's name of an augmentation policy, such as rand-m9-mstd0.5-inc1.")
+    random_erasing: float = flag(0.0, "Probability that a rectangle is replaced by noise.")
+    mixup: float = flag(0.0, "Alpha of mixup; 0 is off.")
+    cutmix: float = flag(0.0, "Alpha of CutMix; 0 is off.")
+    mixup_prob: float = flag(1.0, "Probability that a batch is mixed.")
+    mixup_switch_prob: float = flag(0.5, "Probability of CutMix where mixup is on too.")
+    repeated_augmentation: int = flag(1, "Copies of an image in an epoch, each augmented anew; 1 is off.")
+
+    def __post_init__(self) -> None:
+        # the flag without values turns a recipe's crop off
+        self.random_resized_crop = self.random_resized_crop or None
+        if self.auto_augment == "none":
+            self.auto_augment = None
+        crop = self.random_resized_crop
+        allowed = "two shares of the area in (0, 1], the least first, or no value at all"
+        self.require("random_resized_crop", crop is None or (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1), allowed)
+        self.require_all(
+            "horizontal_flip random_erasing mixup_prob mixup_switch_prob",
+            lambda value: 0 <= value <= 1,
+            "a probability from 0 to 1",
+        )
+        self.require_all("translation scaling", lambda value: 0 <= value < 1, "a share in [0, 1)")
+        self.require_all("rotation shear", lambda value: 0 <= value <= 180, "degrees from 0 to 180")
+        self.require_all("color_jitter mixup cutmix", lambda v: 0 <= v < math.inf, "a number of at least 0")
+        self.require_all("repeated_augmentation", lambda value: value >= 1, "at least 1")
+
+    def mixes(self) -> bool:
+        """Whether images of a batch are mixed."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 def image_size_of(image_processor: BaseImageProcessor) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 
-from .cli import UsageError
+from ..errors import UsageError
 
 
 AnyDataset = Dataset | IterableDataset

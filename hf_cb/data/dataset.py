@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import default_collate
 from transformers import BaseImageProcessor
 
-from .cli import UsageError
+from ..errors import UsageError
 from .images import UnreadableImageError, read_image
 from .randomness import preserved_random_state, seed_random_generators
 

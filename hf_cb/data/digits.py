@@ -7,6 +7,23 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from PIL import Image as PILImage
 
+from ..reports.cards import DataDescription
+
+
+DIGITS = DataDescription(
+    name="handwritten digits (scikit-learn)",
+    dataset_type="sklearn-digits",
+    description=(
+        "scikit-learn's handwritten digits (UCI 1998, CC BY 4.0), 8x8 grey values as RGB images; the first 1,437 for"
+        " training, the last 360, which other people wrote, for the test."
+    ),
+    limits=(
+        "It has seen only scanned digits of 8x8 pixels, bright on black, upright and centred, and answers with a digit"
+        " to any other image too. It shows how the library works; it is no digit reader for practice."
+    ),
+    split="test",
+)
+
 
 # writers of the first 1,437 digits are not among those of the last 360
 NUM_TRAIN_DIGITS = 1437

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from timm.data.distributed_sampler import RepeatAugSampler
 from torch.utils.data import DistributedSampler, Sampler
 
-from .data import PADDING
+from .dataset import PADDING
 from .randomness import mixed
 
 

@@ -10,10 +10,10 @@ from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_f
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from .cards import DIGITS, DataDescription
-from .cli import UsageError
-from .data_columns import encoded_labels, random_part, stratified_split, with_image_and_label
-from .digits import load_digits
+from ..errors import UsageError
+from ..reports.cards import DataDescription
+from .columns import encoded_labels, random_part, stratified_split, with_image_and_label
+from .digits import DIGITS, load_digits
 
 
 AnyDataset = Dataset | IterableDataset

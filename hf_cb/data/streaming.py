@@ -9,8 +9,8 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
-from .cli import UsageError
-from .data import IGNORED_LABEL, Transform, blank_image
+from ..errors import UsageError
+from .dataset import IGNORED_LABEL, Transform, blank_image
 from .images import UnreadableImageError, name_of, read_image
 from .randomness import mixed, preserved_random_state, seed_random_generators
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .classifiers import Classifier
-from .randomness import mixed
+from ..data.randomness import mixed
+from ..models.classifier import Classifier
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 
-from .classifiers import Classifier, PixelScale, label_indices
-from .cli import UsageError
-from .images import UnreadableImageError, read_image
+from ..data.images import UnreadableImageError, read_image
+from ..errors import UsageError
+from ..models.classifier import Classifier, PixelScale
 
 
 # the usual share of a model's input size in its resizing, 224 of 256
@@ -192,3 +193,40 @@ def _distinct(scales: Sequence[PixelScale]) -> tuple[list[PixelScale], list[int]
             views.append(view)
         which.append(found)
     return distinct, which
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """The last part of each path, or the whole where two would be alike."""
+    last = [Path(name).name or name for name in names]
+    return list(names) if len(set(last)) < len(last) else last
+
+
+def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name: str) -> Tensor:
+    """Which of a model's outputs stands for each label of the data, by name.
+
+    Args:
+        data_labels: names in the data's order.
+        model_labels: names in the order of the model's outputs; there may be more of them.
+        name: the model's, for the message.
+
+    Returns:
+        [data labels], indices of the model's outputs.
+
+    Raises:
+        ValueError: a label of the data is none of the model's, or is several of them.
+    """
+    data_labels, model_labels = [str(label) for label in data_labels], [str(label) for label in model_labels]
+    if data_labels == model_labels[: len(data_labels)]:
+        return torch.arange(len(data_labels))
+    for label in data_labels:
+        if model_labels.count(label) != 1:
+            found = "has no label" if label not in model_labels else "has several labels"
+            raise ValueError(
+                f"{name} {found} {label!r}, which the data have; its labels are {_shortened(model_labels)}: give a"
+                " model of these classes, or data whose labels bear the model's names."
+            )
+    return torch.tensor([model_labels.index(label) for label in data_labels])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from .randomness import mixed, preserved_random_state, seed_random_generators
+from ..data.randomness import mixed, preserved_random_state, seed_random_generators
 
 
 STRENGTHS = (1, 2, 3, 4, 5)

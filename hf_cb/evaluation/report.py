@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from .checkpointing import EVALUATION_FILES, replacing
-from .evaluation import classification_metrics, confusion_matrix, per_class_accuracy, reliability
-from .evaluation_plots import save_confusion_matrix, save_reliability_diagram, save_robustness_curves
-from .pictures import Panel
+from ..cli.output_dir import EVALUATION_FILES, replacing
+from .panel import Panel
+from .plots import save_confusion_matrix, save_reliability_diagram, save_robustness_curves
 from .robustness import LEVELS
+from .scores import classification_metrics, confusion_matrix, per_class_accuracy, reliability
 
 
 RESULTS = "eval_results.json"

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
+from ..errors import UsageError
 from .attacks import FGSM, PGD, RandomSigns
-from .cli import UsageError
-from .evaluation import paired_difference
+from .panel import Panel
 from .perturbations import CORRUPTIONS, STRENGTHS, Corruption, PatchDrop
-from .pictures import Panel
+from .scores import paired_difference
 
 
 SHARES = tuple(tenths / 10 for tenths in range(10))

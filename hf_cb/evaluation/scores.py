@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from .metrics import TOP_K
+from ..metrics import TOP_K
 
 
 NUM_BINS = 15

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from .cli import ArgumentParser, UsageError
-from .lora import TARGET_MODULES
+from ..cli.parser import ArgumentParser
+from ..errors import UsageError
+from ..models.lora import TARGET_MODULES
 
 
 LATEST = "latest"

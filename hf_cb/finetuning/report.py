@@ -8,11 +8,11 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from .card_blocks import BLOCK, render_template, replace_block
-from .cards import DataDescription, render_card
-from .checkpointing import replacing
-from .configuration_vit_cb import ViTCBConfig
-from .plots import save_training_curves
+from ..cli.output_dir import replacing
+from ..reports.card_blocks import BLOCK, render_template, replace_block
+from ..reports.cards import DataDescription, render_card
+from ..reports.figures import save_training_curves
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from .classifiers import PixelScale
-from .cli import UsageError
-from .data import IGNORED_LABEL, ImageDataset, collate
-from .finetuning_arguments import AugmentationArguments
-from .metrics import TOP_K
-from .optimization import parameter_groups
-from .technique_loading import from_pretrained
+from ..data.dataset import IGNORED_LABEL, ImageDataset, collate
+from ..errors import UsageError
+from ..metrics import TOP_K
+from ..models.classifier import PixelScale
+from ..models.technique_loading import from_pretrained
+from ..optimization import parameter_groups
+from .arguments import AugmentationArguments
 
 
 logger = logging.get_logger(__name__)

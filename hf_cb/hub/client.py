@@ -18,8 +18,8 @@ from huggingface_hub.utils import (
     logging,
 )
 
-from .cli import one_line
-from .hub_folder import HubError
+from ..errors import one_line
+from .folder import HubError
 
 
 # what huggingface_hub raises: the Hub's answers, its own checks, connections that break, uploads that fail

@@ -11,12 +11,12 @@ import yaml
 from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
-from .card_blocks import loading_block, replace_block
-from .cards import PIPELINE_TAGS, render_untold_card
-from .checkpointing import RUN_FILES
-from .cli import UsageError
-from .configuration_vit_cb import ViTCBConfig
-from .technique_loading import find_techniques
+from ..cli.output_dir import RUN_FILES
+from ..errors import UsageError
+from ..models.technique_loading import find_techniques
+from ..reports.card_blocks import loading_block, replace_block
+from ..reports.cards import PIPELINE_TAGS, render_untold_card
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
 
 
 WEIGHTS, WEIGHTS_INDEX, CARD = "model.safetensors", "model.safetensors.index.json", "README.md"

@@ -6,12 +6,12 @@ from typing import Any
 
 from transformers import ViTConfig
 
-from .card_blocks import replace_block, results_block
-from .cards import techniques_of
-from .configuration_vit_cb import ViTCBConfig
-from .hub_folder import HubError, ModelFolder, read_json
-from .run_arguments import INCIDENTAL
-from .technique_config import TechniqueConfig
+from ..cli.record import INCIDENTAL
+from ..reports.card_blocks import replace_block, results_block
+from ..reports.cards import techniques_of
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from .folder import HubError, ModelFolder, read_json
 
 
 SIZE_FIELDS = (

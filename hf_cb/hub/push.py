@@ -10,10 +10,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from .hub_check import check_loads_elsewhere
-from .hub_client import LOGIN, check_card, hub_errors, quiet_client, read_token
-from .hub_folder import CARD, REPLACED, HubError, ModelFolder, read_model_folder
+from .client import LOGIN, check_card, hub_errors, quiet_client, read_token
+from .folder import CARD, REPLACED, HubError, ModelFolder, read_model_folder
 from .plain_vit import add_plain_vit
+from .verify import check_loads_elsewhere
 
 
 __all__ = [

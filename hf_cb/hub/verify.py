@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoImageProcessor
 
-from .configuration_vit_cb import as_pair
-from .hub_folder import HubError, ModelFolder, read_model_folder
-from .modeling_vit_cb import ViTCBForImageClassification, ViTCBForMaskedImageModeling, ViTCBModel
+from ..vit_cb.configuration_vit_cb import as_pair
+from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification, ViTCBForMaskedImageModeling, ViTCBModel
+from .folder import HubError, ModelFolder, read_model_folder
 
 
 CLASSES = {cls.__name__: cls for cls in (ViTCBForImageClassification, ViTCBForMaskedImageModeling, ViTCBModel)}

@@ -1,7 +1,6 @@
 """Any Hugging Face image classifier as a function of pictures with values from 0 to 1, its normalisation inside."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
 
-from .auto_loading import auto_classifier
+from .loading import auto_classifier
 from .lora import is_adapter, load_adapter
 
 
@@ -147,40 +146,3 @@ def _load_model(name_or_path: str, techniques: Mapping[str, Any], source: dict[s
     if info["missing_keys"]:
         raise ValueError(f"its weights lack {sorted(info['missing_keys'])[0]}; fine-tune it first.")
     return model
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """The last part of each path, or the whole where two would be alike."""
-    last = [Path(name).name or name for name in names]
-    return list(names) if len(set(last)) < len(last) else last
-
-
-def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name: str) -> Tensor:
-    """Which of a model's outputs stands for each label of the data, by name.
-
-    Args:
-        data_labels: names in the data's order.
-        model_labels: names in the order of the model's outputs; there may be more of them.
-        name: the model's, for the message.
-
-    Returns:
-        [data labels], indices of the model's outputs.
-
-    Raises:
-        ValueError: a label of the data is none of the model's, or is several of them.
-    """
-    data_labels, model_labels = [str(label) for label in data_labels], [str(label) for label in model_labels]
-    if data_labels == model_labels[: len(data_labels)]:
-        return torch.arange(len(data_labels))
-    for label in data_labels:
-        if model_labels.count(label) != 1:
-            found = "has no label" if label not in model_labels else "has several labels"
-            raise ValueError(
-                f"{name} {found} {label!r}, which the data have; its labels are {_shortened(model_labels)}: give a"
-                " model of these classes, or data whose labels bear the model's names."
-            )
-    return torch.tensor([model_labels.index(label) for label in data_labels])
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -16,12 +16,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .configuration_vit_cb import ViTCBConfig
-from .layers_vit_cb import ZeroStart
-from .loading_vit_cb import HUB_ARGUMENTS, saved_config
-from .technique_config import TechniqueConfig
+from ..techniques.apply import applied_techniques, apply_techniques, num_technique_parameters, technique_parameters
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from ..vit_cb.layers_vit_cb import ZeroStart
+from ..vit_cb.loading_vit_cb import HUB_ARGUMENTS, saved_config
 from .technique_loading import find_techniques, from_pretrained
-from .techniques import applied_techniques, apply_techniques, num_technique_parameters, technique_parameters
 
 
 # how transformers' image classifiers call what stands on the vision model

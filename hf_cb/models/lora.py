@@ -8,12 +8,12 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 
-from .auto_loading import HEADS, auto_classifier
-from .configuration_vit_cb import ViTCBConfig
-from .layers_vit_cb import ZeroStart
-from .modeling_vit_cb import ViTCBForImageClassification
-from .technique_config import TechniqueConfig
-from .techniques import applied_techniques, apply_techniques
+from ..techniques.apply import applied_techniques, apply_techniques
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from ..vit_cb.layers_vit_cb import ZeroStart
+from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .loading import HEADS, auto_classifier
 
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, ViTConfig
 
-from .auto_loading import auto_classifier
-from .cli import UsageError, one_line
-from .configuration_vit_cb import ViTCBConfig, as_pair
+from ..errors import UsageError, one_line
+from ..vit_cb.configuration_vit_cb import ViTCBConfig, as_pair
+from .loading import auto_classifier
 
 
 ONNX_FILE = "model.onnx"

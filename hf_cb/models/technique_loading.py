@@ -7,11 +7,11 @@ import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
-from . import modeling_vit_cb
-from .loading_vit_cb import HUB_ARGUMENTS, saved_config
-from .technique_config import TechniqueConfig
+from ..techniques.apply import apply_techniques, technique_parameters
+from ..techniques.config import TechniqueConfig
+from ..vit_cb import modeling_vit_cb
+from ..vit_cb.loading_vit_cb import HUB_ARGUMENTS, saved_config
 from .technique_files import load_techniques, read_technique_config
-from .techniques import apply_techniques, technique_parameters
 
 
 def from_pretrained(

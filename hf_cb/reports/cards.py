@@ -9,9 +9,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedConfig
 
+from ..techniques.config import TechniqueConfig
+from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from .card_blocks import ADDRESS, BLOCK, REVISION, TEMPLATES, loading_block, render_template, results_block
-from .configuration_vit_cb import ViTCBConfig
-from .technique_config import TechniqueConfig
 
 
 CB_PAPER = "[arXiv 2210.08457](https://arxiv.org/abs/2210.08457)"
@@ -63,21 +63,6 @@ class DataDescription:
     description: str
     limits: str
     split: str | None = None
-
-
-DIGITS = DataDescription(
-    name="handwritten digits (scikit-learn)",
-    dataset_type="sklearn-digits",
-    description=(
-        "scikit-learn's handwritten digits (UCI 1998, CC BY 4.0), 8x8 grey values as RGB images; the first 1,437 for"
-        " training, the last 360, which other people wrote, for the test."
-    ),
-    limits=(
-        "It has seen only scanned digits of 8x8 pixels, bright on black, upright and centred, and answers with a digit"
-        " to any other image too. It shows how the library works; it is no digit reader for practice."
-    ),
-    split="test",
-)
 
 
 def techniques_of(config: ViTCBConfig | TechniqueConfig) -> list[tuple[str, str]]:

@@ -2,8 +2,8 @@
 
 from huggingface_hub import ModelCardData
 
+from ..techniques.apply import AppliedTechniques
 from .cards import card_text_of, tags_of
-from .techniques import AppliedTechniques
 
 
 def render_technique_card(applied: AppliedTechniques, base_name: str | None, name: str) -> str:

@@ -18,10 +18,10 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..vit_cb.configuration_vit_cb import InvalidConfigError
+from ..vit_cb.layers_vit_cb import AttnScale, ContextBroadcast, FeatScale, ZeroStart
 from .architectures import LayerParts, VisionModel, find_vision_model
-from .configuration_vit_cb import InvalidConfigError
-from .layers_vit_cb import AttnScale, ContextBroadcast, FeatScale, ZeroStart
-from .technique_config import TechniqueConfig
+from .config import TechniqueConfig
 from .wiring import (
     AttentionConfig,
     TokenMask,

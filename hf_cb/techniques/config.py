@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_vit_cb import ALLOWED, IS_ALLOWED, InvalidConfigError, _with_one_line_errors
+from ..vit_cb.configuration_vit_cb import ALLOWED, IS_ALLOWED, InvalidConfigError, _with_one_line_errors
 
 
 @_with_one_line_errors
@@ -42,7 +42,7 @@ class TechniqueConfig:
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> "TechniqueConfig":
-        """From those of many fields that are the techniques', such as `hf_cb.cli.config_overrides` returns.
+        """From those of many fields that are the techniques', such as `config_overrides` returns.
 
         Raises:
             ValueError: a value is not allowed.

@@ -2,43 +2,15 @@
 
 import math
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from .cli import UsageError
-from .configuration_vit_cb import PRESETS
-from .cores import available_cores
+from ..cli.flags import Checked, flag
+from ..cli.record import available_cores
+from ..errors import UsageError
+from ..vit_cb.configuration_vit_cb import PRESETS
 
-
-# flags that change neither weights nor results
-INCIDENTAL = frozenset(
-    "output_dir overwrite_output_dir checkpointing_steps save_total_limit resume_from_checkpoint"
-    " per_device_eval_batch_size dataloader_num_workers num_cpu_threads disable_tqdm with_tracking report_to"
-    " logging_steps push_to_hub hub_model_id hub_private_repo hub_revision".split()
-)
 
 REPORT_TO = ("tensorboard", "trackio", "wandb", "all")
-
-
-def _flag(default: Any, help_text: str, **metadata: Any) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help_text, **metadata})
-    return field(default=default, metadata={"help": help_text, **metadata})
-
-
-class _Checked:
-    """Values of flags with limits."""
-
-    def require(self, name: str, condition: bool, allowed: str) -> None:
-        """Raise `UsageError` unless the condition holds."""
-        if not condition:
-            raise UsageError(f"`{name}` must be {allowed}, got {getattr(self, name)!r}.")
-
-    def require_all(self, names: str, condition: Any, allowed: str) -> None:
-        """The same for several flags; those that are None are left out."""
-        for name in names.split():
-            value = getattr(self, name)
-            self.require(name, value is None or condition(value), allowed)
 
 
 def _cores_of_this_process() -> int:
@@ -47,14 +19,14 @@ def _cores_of_this_process() -> int:
 
 
 @dataclass
-class ModelArguments(_Checked):
+class ModelArguments(Checked):
     """What the model starts from."""
 
-    model_name_or_path: str | None = _flag(
+    model_name_or_path: str | None = flag(
         None, "Pretrained vision transformer to start from: a folder or a repository of the Hub."
     )
-    preset: str | None = _flag(None, "DeiT's widths for a model from scratch.", choices=list(PRESETS))
-    train_only_techniques: bool = _flag(False, "Train the techniques' parameters alone; a new head stays as it began.")
+    preset: str | None = flag(None, "DeiT's widths for a model from scratch.", choices=list(PRESETS))
+    train_only_techniques: bool = flag(False, "Train the techniques' parameters alone; a new head stays as it began.")
 
     def __post_init__(self) -> None:
         if self.model_name_or_path and self.preset:
@@ -62,15 +34,15 @@ class ModelArguments(_Checked):
 
 
 @dataclass
-class DistillationArguments(_Checked):
+class DistillationArguments(Checked):
     """A teacher, as in DeiT."""
 
-    teacher_model_name_or_path: str | None = _flag(
+    teacher_model_name_or_path: str | None = flag(
         None, "Image classifier of the same classes, in the same order, to learn from."
     )
-    distillation_type: str = _flag("hard", "Learn its first guess, or its probabilities.", choices=["soft", "hard"])
-    distillation_alpha: float = _flag(0.5, "Weight of the teacher in the loss.")
-    distillation_tau: float = _flag(1.0, "Temperature of soft distillation.")
+    distillation_type: str = flag("hard", "Learn its first guess, or its probabilities.", choices=["soft", "hard"])
+    distillation_alpha: float = flag(0.5, "Weight of the teacher in the loss.")
+    distillation_tau: float = flag(1.0, "Temperature of soft distillation.")
 
     def __post_init__(self) -> None:
         self.require_all("distillation_alpha", lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -78,42 +50,42 @@ class DistillationArguments(_Checked):
 
 
 @dataclass
-class LoopArguments(_Checked):
+class LoopArguments(Checked):
     """How a model is trained."""
 
-    num_train_epochs: int = _flag(70, "Passes over the training images.")
-    per_device_train_batch_size: int = _flag(32, "Images in a step of one process.")
-    per_device_eval_batch_size: int = _flag(256, "Images in an evaluation batch of one process.")
-    gradient_accumulation_steps: int = _flag(1, "Batches in an update.")
-    learning_rate: float = _flag(3e-3, "Highest learning rate of AdamW.")
-    learning_rate_batch_size: int | None = _flag(
+    num_train_epochs: int = flag(70, "Passes over the training images.")
+    per_device_train_batch_size: int = flag(32, "Images in a step of one process.")
+    per_device_eval_batch_size: int = flag(256, "Images in an evaluation batch of one process.")
+    gradient_accumulation_steps: int = flag(1, "Batches in an update.")
+    learning_rate: float = flag(3e-3, "Highest learning rate of AdamW.")
+    learning_rate_batch_size: int | None = flag(
         None, "Effective batch size that the learning rate is meant for; it grows in proportion to the actual one."
     )
-    min_learning_rate: float = _flag(0.0, "Learning rate at the end of the cosine.")
-    lr_step: str = _flag("update", "When the learning rate changes.", choices=["update", "epoch"])
-    warmup_ratio: float | None = _flag(None, "Share of the training with a rising learning rate.")
-    warmup_epochs: float | None = _flag(None, "Epochs with a rising learning rate, in place of a share.")
-    warmup_learning_rate: float = _flag(0.0, "Learning rate that the warm-up starts from.")
-    weight_decay: float = _flag(0.05, "Decay of the weight matrices.")
-    label_smoothing_factor: float = _flag(0.0, "Smoothing of the training labels.")
-    max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm; 0 does not clip.")
-    ema_decay: float = _flag(0.0, "Decay of a moving average of the weights, after each update; 0 keeps none.")
-    save_ema: bool = _flag(False, "Evaluate and save the moving average in place of the trained weights.")
-    mixed_precision: str | None = _flag(
+    min_learning_rate: float = flag(0.0, "Learning rate at the end of the cosine.")
+    lr_step: str = flag("update", "When the learning rate changes.", choices=["update", "epoch"])
+    warmup_ratio: float | None = flag(None, "Share of the training with a rising learning rate.")
+    warmup_epochs: float | None = flag(None, "Epochs with a rising learning rate, in place of a share.")
+    warmup_learning_rate: float = flag(0.0, "Learning rate that the warm-up starts from.")
+    weight_decay: float = flag(0.05, "Decay of the weight matrices.")
+    label_smoothing_factor: float = flag(0.0, "Smoothing of the training labels.")
+    max_grad_norm: float = flag(1.0, "Gradients are clipped to this norm; 0 does not clip.")
+    ema_decay: float = flag(0.0, "Decay of a moving average of the weights, after each update; 0 keeps none.")
+    save_ema: bool = flag(False, "Evaluate and save the moving average in place of the trained weights.")
+    mixed_precision: str | None = flag(
         None, "Arithmetic; by default what `accelerate launch` was told, else no.", choices=["no", "bf16", "fp16"]
     )
-    gradient_checkpointing: bool = _flag(False, "Compute activations twice in place of keeping them.")
-    compile: bool = _flag(False, "Compile the model with torch.compile.")
-    dataloader_num_workers: int | None = _flag(
+    gradient_checkpointing: bool = flag(False, "Compute activations twice in place of keeping them.")
+    compile: bool = flag(False, "Compile the model with torch.compile.")
+    dataloader_num_workers: int | None = flag(
         None, "Processes that load images, for each training process; by default as many as it has cores, 8 at most."
     )
-    num_cpu_threads: int = _flag(
+    num_cpu_threads: int = flag(
         1,
         "Threads of a process for arithmetic on a CPU; 0 leaves it to torch. Small models gain little from a second"
         " one, and lose much where it has to wait for a busy core.",
     )
-    seed: int = _flag(0, "Seed of weights, order and augmentation.")
-    disable_tqdm: bool = _flag(False, "Show no progress bar.")
+    seed: int = flag(0, "Seed of weights, order and augmentation.")
+    disable_tqdm: bool = flag(False, "Show no progress bar.")
 
     def __post_init__(self) -> None:
         if self.dataloader_num_workers is None:
@@ -143,63 +115,15 @@ class LoopArguments(_Checked):
 
 
 @dataclass
-class AugmentationArguments(_Checked):
-    """What happens to training images before the model sees them."""
-
-    random_resized_crop: list[float] | None = _flag(
-        None,
-        "Least and greatest share of the image's area in a random crop; without values, the whole image is resized.",
-    )
-    train_interpolation: str = _flag(
-        "bilinear", "Filter of that resizing.", choices=["bilinear", "bicubic", "lanczos", "random"]
-    )
-    rotation: float = _flag(0.0, "Largest random rotation, in degrees.")
-    translation: float = _flag(0.0, "Largest random shift, as a share of the side.")
-    scaling: float = _flag(0.0, "Largest random change of size, as a share.")
-    shear: float = _flag(0.0, "Largest random shear, in degrees.")
-    horizontal_flip: float = _flag(0.0, "Probability of a horizontal flip.")
-    color_jitter: float = _flag(0.0, "Strength of random brightness, contrast and saturation; off with --auto_augment.")
-    auto_augment: str | None = _flag(None, "timm's name of an augmentation policy, such as rand-m9-mstd0.5-inc1.")
-    random_erasing: float = _flag(0.0, "Probability that a rectangle is replaced by noise.")
-    mixup: float = _flag(0.0, "Alpha of mixup; 0 is off.")
-    cutmix: float = _flag(0.0, "Alpha of CutMix; 0 is off.")
-    mixup_prob: float = _flag(1.0, "Probability that a batch is mixed.")
-    mixup_switch_prob: float = _flag(0.5, "Probability of CutMix where mixup is on too.")
-    repeated_augmentation: int = _flag(1, "Copies of an image in an epoch, each augmented anew; 1 is off.")
-
-    def __post_init__(self) -> None:
-        # the flag without values turns a recipe's crop off
-        self.random_resized_crop = self.random_resized_crop or None
-        if self.auto_augment == "none":
-            self.auto_augment = None
-        crop = self.random_resized_crop
-        allowed = "two shares of the area in (0, 1], the least first, or no value at all"
-        self.require("random_resized_crop", crop is None or (len(crop) == 2 and 0 < crop[0] <= crop[1] <= 1), allowed)
-        self.require_all(
-            "horizontal_flip random_erasing mixup_prob mixup_switch_prob",
-            lambda value: 0 <= value <= 1,
-            "a probability from 0 to 1",
-        )
-        self.require_all("translation scaling", lambda value: 0 <= value < 1, "a share in [0, 1)")
-        self.require_all("rotation shear", lambda value: 0 <= value <= 180, "degrees from 0 to 180")
-        self.require_all("color_jitter mixup cutmix", lambda v: 0 <= v < math.inf, "a number of at least 0")
-        self.require_all("repeated_augmentation", lambda value: value >= 1, "at least 1")
-
-    def mixes(self) -> bool:
-        """Whether images of a batch are mixed."""
-        return self.mixup > 0 or self.cutmix > 0
-
-
-@dataclass
-class PreprocessingArguments(_Checked):
+class PreprocessingArguments(Checked):
     """What the image processor of a model from scratch does; pretrained models bring theirs."""
 
-    image_mean: list[float] = _flag([0.5, 0.5, 0.5], "Mean of the three channels, from 0 to 1.")
-    image_std: list[float] = _flag([0.5, 0.5, 0.5], "Standard deviation of the three channels.")
-    eval_interpolation: str = _flag(
+    image_mean: list[float] = flag([0.5, 0.5, 0.5], "Mean of the three channels, from 0 to 1.")
+    image_std: list[float] = flag([0.5, 0.5, 0.5], "Standard deviation of the three channels.")
+    eval_interpolation: str = flag(
         "bilinear", "Filter of the resizing.", choices=["nearest", "bilinear", "bicubic", "lanczos"]
     )
-    eval_crop_ratio: float | None = _flag(
+    eval_crop_ratio: float | None = flag(
         None, "Size of the centre crop by that of the shorter edge; by default the whole image is resized."
     )
 
@@ -212,14 +136,14 @@ class PreprocessingArguments(_Checked):
 
 
 @dataclass
-class CheckpointArguments(_Checked):
+class CheckpointArguments(Checked):
     """What is kept of a run while it lasts."""
 
-    output_dir: str | None = _flag(None, "Folder of the trained model; by default one in outputs/.")
-    overwrite_output_dir: bool = _flag(False, "Replace the run in that folder.")
-    checkpointing_steps: str | None = _flag(None, "Write a checkpoint every so many updates, or every `epoch`.")
-    save_total_limit: int | None = _flag(None, "Keep only so many checkpoints, the newest.")
-    resume_from_checkpoint: str | None = _flag(None, "Continue from a checkpoint: its folder, or `latest`.")
+    output_dir: str | None = flag(None, "Folder of the trained model; by default one in outputs/.")
+    overwrite_output_dir: bool = flag(False, "Replace the run in that folder.")
+    checkpointing_steps: str | None = flag(None, "Write a checkpoint every so many updates, or every `epoch`.")
+    save_total_limit: int | None = flag(None, "Keep only so many checkpoints, the newest.")
+    resume_from_checkpoint: str | None = flag(None, "Continue from a checkpoint: its folder, or `latest`.")
 
     def __post_init__(self) -> None:
         steps = self.checkpointing_steps
@@ -237,12 +161,12 @@ class CheckpointArguments(_Checked):
 
 
 @dataclass
-class TrackingArguments(_Checked):
+class TrackingArguments(Checked):
     """Where the run can be watched."""
 
-    with_tracking: bool = _flag(False, "Report loss and metrics to experiment trackers.")
-    report_to: str = _flag("all", "Which tracker; all takes those that are installed.", choices=list(REPORT_TO))
-    logging_steps: int = _flag(50, "Updates between two reports to trackers.")
+    with_tracking: bool = flag(False, "Report loss and metrics to experiment trackers.")
+    report_to: str = flag("all", "Which tracker; all takes those that are installed.", choices=list(REPORT_TO))
+    logging_steps: int = flag(50, "Updates between two reports to trackers.")
 
     def __post_init__(self) -> None:
         self.require_all("logging_steps", lambda value: value >= 1, "at least 1")

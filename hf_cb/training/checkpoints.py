@@ -14,8 +14,8 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
-from .cli import UsageError
-from .run_arguments import INCIDENTAL
+from ..cli.record import INCIDENTAL, arguments_of
+from ..errors import UsageError
 
 
 NAME = re.compile(r"(step|epoch)_(\d+)")
@@ -207,3 +207,8 @@ def remove_checkpoints(folder: Path) -> None:
     for path in folder.glob("*_*"):
         if NAME.fullmatch(path.name) and path.is_dir():
             _discard(path)
+
+
+def fingerprint_of(*parts: Any) -> dict[str, Any]:
+    """The arguments that a run depends on: those with which it may be continued."""
+    return {name: value for name, value in arguments_of(*parts).items() if name not in FREE_TO_CHANGE}

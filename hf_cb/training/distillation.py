@@ -8,11 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .augmentation import Normalization
-from .classifiers import Classifier, load_classifier
-from .cli import UsageError
+from ..data.augmentation import Normalization
+from ..errors import UsageError
+from ..models.classifier import Classifier, load_classifier
+from .arguments import DistillationArguments
 from .learner import smoothed_cross_entropy
-from .run_arguments import DistillationArguments
 
 
 Teacher = Callable[[Tensor], Tensor]

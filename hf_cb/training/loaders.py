@@ -16,14 +16,14 @@ from accelerate.utils import DistributedType, gather_object
 from datasets import IterableDataset
 from torch.utils.data import DataLoader
 
-from .cli import UsageError
-from .data import ImageDataset, Transform, collate
-from .data_sources import AnyDataset, ImageData
-from .images import UnreadableImageError, read_image
-from .planning import seconds_of
-from .run_arguments import LoopArguments
-from .sampling import EvaluationBatches, TrainingBatches
-from .streaming import StreamedEvaluationImages, StreamedTrainingImages, count_images
+from ..data.dataset import ImageDataset, Transform, collate
+from ..data.images import UnreadableImageError, read_image
+from ..data.sampling import EvaluationBatches, TrainingBatches
+from ..data.sources import AnyDataset, ImageData
+from ..data.streaming import StreamedEvaluationImages, StreamedTrainingImages, count_images
+from ..errors import UsageError
+from .arguments import LoopArguments
+from .plan import seconds_of
 
 
 logger = logging.getLogger(__name__)

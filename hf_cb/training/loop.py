@@ -12,16 +12,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from .augmentation import BatchAugmentation, Normalization, image_size_of, training_transform
-from .cli import Terminated, UsageError
-from .data import evaluation_transform
-from .data_sources import ImageData
-from .interruption import TerminationRequest
+from ..data.augmentation import (
+    AugmentationArguments,
+    BatchAugmentation,
+    Normalization,
+    image_size_of,
+    training_transform,
+)
+from ..data.dataset import evaluation_transform
+from ..data.sources import ImageData
+from ..errors import Terminated, UsageError
+from .accelerator import TerminationRequest
+from .arguments import CheckpointArguments, LoopArguments, TrackingArguments
+from .checkpoints import Progress, RunCheckpoints
 from .learner import Criterion, Learner, effective_batch_size
 from .loaders import SkippedImages, TrainingLoader, evaluation_loader
-from .planning import Plan, seconds_of
-from .run_arguments import AugmentationArguments, CheckpointArguments, LoopArguments, TrackingArguments
-from .run_checkpoints import Progress, RunCheckpoints
+from .plan import Plan, seconds_of
 from .validation import EndedEarlyError, evaluate_model
 
 

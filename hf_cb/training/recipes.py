@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .cli import ArgumentParser, UsageError
-from .run_arguments import _flag
+from ..cli.flags import flag
+from ..cli.parser import ArgumentParser
+from ..errors import UsageError
 
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -22,7 +23,7 @@ RECIPES = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 class RecipeArguments:
     """Which values the flags have where the user gives none."""
 
-    recipe: str | None = _flag(
+    recipe: str | None = flag(
         None,
         f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits for the"
         " digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place of the"

@@ -7,13 +7,14 @@ from transformers import BaseImageProcessor, PreTrainedConfig, PreTrainedModel, 
 from transformers.image_utils import PILImageResampling
 from transformers.utils import logging
 
-from .auto_loading import label_fields, train_only_techniques
-from .cli import UsageError
-from .configuration_vit_cb import ViTCBConfig, as_pair
-from .image_processing_vit_cb import ViTCBImageProcessor
-from .modeling_vit_cb import ViTCBForImageClassification
-from .pretrained import load_image_processor, load_pretrained
-from .run_arguments import ModelArguments, PreprocessingArguments
+from ..errors import UsageError
+from ..models.heads import load_pretrained
+from ..models.image_processors import load_image_processor
+from ..models.loading import label_fields, train_only_techniques
+from ..vit_cb.configuration_vit_cb import ViTCBConfig, as_pair
+from ..vit_cb.image_processing_vit_cb import ViTCBImageProcessor
+from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .arguments import ModelArguments, PreprocessingArguments
 
 
 def make_model(

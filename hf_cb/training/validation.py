@@ -7,9 +7,9 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from .cli import UsageError
-from .data import IGNORED_LABEL
-from .metrics import TOP_K, TopKAccuracy
+from ..data.dataset import IGNORED_LABEL
+from ..errors import UsageError
+from ..metrics import TOP_K, TopKAccuracy
 
 
 class EndedEarlyError(Exception):

@@ -8,13 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .ops_vit_cb import (
-    broadcast_context,
-    broadcast_scaled_context,
-    scale_attention,
-    scale_features,
-    token_mean,
-)
+from .ops_vit_cb import broadcast_context, broadcast_scaled_context, scale_attention, scale_features, token_mean
 
 
 class ZeroStart(nn.Module):

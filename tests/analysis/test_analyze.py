@@ -15,13 +15,14 @@ from transformers import AutoModel, ViTConfig, ViTImageProcessor
 
 from helpers import randomise_
 from hf_cb import ViTCBConfig, analysis
-from hf_cb.analysis_measures import MEASURES
-from hf_cb.analysis_models import AnalysedModel
-from hf_cb.analysis_report import short_labels
-from hf_cb.analysis_running import ImageBatches, RunningMoments, analyse
-from hf_cb.cli import UsageError, run
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.digits import load_digits
+from hf_cb.analysis.catalogue import MEASURES
+from hf_cb.analysis.models import AnalysedModel
+from hf_cb.analysis.report import short_labels
+from hf_cb.analysis.running import ImageBatches, RunningMoments, analyse
+from hf_cb.cli.parser import run
+from hf_cb.data.digits import load_digits
+from hf_cb.data.sources import DataArguments, load_data
+from hf_cb.errors import UsageError
 
 
 SIZES = {

@@ -16,9 +16,10 @@ from scipy import stats
 
 from helpers import tiny_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.cli import UsageError, run
-from hf_cb.study import VARIANTS, Run, StudyFolder, Trainer
-from hf_cb.study_results import mean_over_seeds, paired_interval, render_table, summarise
+from hf_cb.analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from hf_cb.analysis.study_results import mean_over_seeds, paired_interval, render_table, summarise
+from hf_cb.cli.parser import run
+from hf_cb.errors import UsageError
 
 
 # in the place of scripts/train.py: notes that it ran, waits if it is told to, and writes results
@@ -54,7 +55,7 @@ def started(script):
 
 def train(script, folder, runs=RUNS, arguments=(), num_workers=2):
     done = []
-    Trainer(folder, script, list(arguments), num_workers).train(runs, done.append)
+    RunPool(folder, [sys.executable, str(script)], list(arguments), num_workers).train(runs, done.append)
     return done
 
 
@@ -81,10 +82,10 @@ def test_a_failure_is_told_with_its_last_line_and_nothing_of_it_stays(stand_in, 
 KILLED = """
 import sys
 from pathlib import Path
-from hf_cb.study import Run, StudyFolder, Trainer
+from hf_cb.analysis.study import Run, StudyFolder, RunPool
 runs = [Run(2, variant, seed) for seed in (0, 1) for variant in ("plain", "cb")]
 folder = StudyFolder(Path(sys.argv[1]), {"training_arguments": [], "num_train_epochs": 1})
-Trainer(folder, Path(sys.argv[2]), ["--wait", "depth2-cb-seed0"], 1).train(runs, lambda run: None)
+RunPool(folder, [sys.executable, sys.argv[2]], ["--wait", "depth2-cb-seed0"], 1).train(runs, lambda run: None)
 """
 
 
@@ -116,7 +117,7 @@ def test_a_study_that_was_killed_loses_the_run_under_way_alone(stand_in, tmp_pat
 
 def test_a_request_to_end_ends_the_runs_under_way(study_script, stand_in, tmp_path):
     folder = StudyFolder(tmp_path / "study", SETTINGS)
-    trainer = Trainer(folder, stand_in, ["--wait", "depth2-plain-seed0"], 1)
+    pool = RunPool(folder, [sys.executable, str(stand_in)], ["--wait", "depth2-plain-seed0"], 1)
 
     def request(*_):
         wait_until(lambda: started(stand_in), "the first run")
@@ -126,9 +127,9 @@ def test_a_request_to_end_ends_the_runs_under_way(study_script, stand_in, tmp_pa
     with pytest.raises(KeyboardInterrupt), study_script.ended_by_sigterm():
         signal.signal(signal.SIGALRM, request)
         signal.setitimer(signal.ITIMER_REAL, 0.2)
-        trainer.train(RUNS, lambda one: None)
+        pool.train(RUNS, lambda one: None)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert [process.poll() is not None for process in trainer.processes] == [True]
+    assert [process.poll() is not None for process in pool.processes] == [True]
     assert names_in(folder) == []
 
 
@@ -259,7 +260,7 @@ SMALL = "--hidden_size 16 --num_attention_heads 2 --intermediate_size 16 --num_t
 def test_a_miniature_study_writes_table_numbers_and_picture_and_goes_on_where_it_ended(
     study_script, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     out = tmp_path / "study"
     arguments = [*SMALL.split(), "--depths", "1", "--seeds", "0", "--output_dir", str(out)]
     study_script.main([*arguments, "--variants", "plain"])

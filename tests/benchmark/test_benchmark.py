@@ -8,12 +8,12 @@ import torch
 from torch.testing import assert_close
 from tqdm.auto import tqdm
 
-from conftest import load_script
+from command_lines import load_script
 from hf_cb import ViTCBConfig
-from hf_cb.benchmark_models import BASELINE, CONTENDERS, TECHNIQUES, build, sizes_of
-from hf_cb.cli import run
-from hf_cb.measuring import WARMUP_ROUNDS, count_flops, interleaved_seconds, peak_bytes, summarize
-from hf_cb.published_formulation import PUBLISHED, as_published
+from hf_cb.benchmark.contenders import BASELINE, CONTENDERS, TECHNIQUES, build, sizes_of
+from hf_cb.benchmark.published import PUBLISHED, as_published
+from hf_cb.benchmark.timing import WARMUP_ROUNDS, count_flops, interleaved_seconds, peak_bytes, summarize
+from hf_cb.cli.parser import run
 from models_with_everything import CASES
 from models_with_everything import build as build_tiny
 from reference import attn_scale, reference_logits, softmax_attention
@@ -209,7 +209,7 @@ def test_memory_that_does_not_suffice_is_one_line(script, tmp_path, capsys, monk
     def refuse(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("hf_cb.benchmark.interleaved_seconds", refuse)
+    monkeypatch.setattr("hf_cb.benchmark.measure.interleaved_seconds", refuse)
     with pytest.raises(SystemExit) as exit_:
         run(script.main, [*SMALL, "--output_dir", str(tmp_path / "out")])
     assert exit_.value.code == 2 and "smaller batch" in capsys.readouterr().err

@@ -14,16 +14,29 @@ from timm.data.loader import PrefetchLoader
 from torch.testing import assert_close
 from torchvision.transforms.functional import pil_to_tensor
 
-from conftest import load_script
+from command_lines import load_script
 from hf_cb import ViTCBImageProcessor
-from hf_cb.augmentation import BatchAugmentation, Normalization, keep_a_bit, to_tensor, training_transform
-from hf_cb.batch_memory import BatchMemory
-from hf_cb.cli import run
-from hf_cb.data import collate
-from hf_cb.images import read_image
-from hf_cb.loader_benchmark import BASELINE, STAGES, LoaderBenchmarkArguments, TimedEpochs, _make_epochs, save_crops
-from hf_cb.randomness import seed_random_generators
-from hf_cb.run_arguments import AugmentationArguments
+from hf_cb.benchmark.loader_benchmark import (
+    BASELINE,
+    STAGES,
+    LoaderBenchmarkArguments,
+    TimedEpochs,
+    _make_epochs,
+    save_crops,
+)
+from hf_cb.cli.parser import run
+from hf_cb.data.augmentation import (
+    AugmentationArguments,
+    BatchAugmentation,
+    Normalization,
+    keep_a_bit,
+    to_tensor,
+    training_transform,
+)
+from hf_cb.data.batch_memory import BatchMemory
+from hf_cb.data.dataset import collate
+from hf_cb.data.images import read_image
+from hf_cb.data.randomness import seed_random_generators
 
 
 POLICY = "rand-m9-mstd0.5-inc1"

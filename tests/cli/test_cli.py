@@ -3,7 +3,8 @@
 import pytest
 
 from hf_cb import ViTCBConfig
-from hf_cb.cli import ArgumentParser, ConfigArguments, UsageError, config_overrides, run
+from hf_cb.cli.parser import ArgumentParser, ConfigArguments, config_overrides, run
+from hf_cb.errors import UsageError
 
 
 def parse(*arguments):

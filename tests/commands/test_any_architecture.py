@@ -27,16 +27,16 @@ from transformers import (
 )
 
 import hf_cb
-from conftest import load_script
+from command_lines import load_script
 from helpers import is_scale, randomise_, tiny_config, tiny_vit_config
 from hf_cb import TechniqueConfig, ViTCBForImageClassification, apply_techniques, technique_parameters
-from hf_cb.analysis_models import AnalysedModel
-from hf_cb.auto_loading import train_only_techniques
-from hf_cb.benchmark_models import build, sizes_of
-from hf_cb.classifiers import load_classifier
-from hf_cb.cli import run
-from hf_cb.lora import load_adapter
-from hf_cb.pretrained import load_pretrained
+from hf_cb.analysis.models import AnalysedModel
+from hf_cb.benchmark.contenders import build, sizes_of
+from hf_cb.cli.parser import run
+from hf_cb.models.classifier import load_classifier
+from hf_cb.models.heads import load_pretrained
+from hf_cb.models.loading import train_only_techniques
+from hf_cb.models.lora import load_adapter
 from reference import attn_scale
 from technique_models import BEIT, MLP, SWIN, TINY, randomise_scales_
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from checkpoints import Malicious, save, timm_vit
-from hf_cb.checkpoint_files import CheckpointError, read_checkpoint
-from hf_cb.cli import UsageError
+from hf_cb.conversion.files import CheckpointError, read_checkpoint
+from hf_cb.errors import UsageError
 
 
 WEIGHTS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2)}
@@ -112,7 +112,7 @@ def test_a_pickle_that_asks_for_what_the_published_scripts_do_not_store_is_refus
 
 def test_torch_itself_refuses_what_the_list_of_names_would_let_through(tmp_path, monkeypatch):
     torch.save({"model": Malicious(tmp_path / "ran")}, tmp_path / "file.pth")
-    monkeypatch.setattr("hf_cb.checkpoint_files._check_globals", lambda path, names: None)
+    monkeypatch.setattr("hf_cb.conversion.files._check_globals", lambda path, names: None)
     with pytest.raises(CheckpointError, match="UnpicklingError"):
         read_checkpoint(tmp_path / "file.pth")
     assert not (tmp_path / "ran").exists()

@@ -19,9 +19,10 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 from checkpoints import GOLDENS, SMALL, golden, save, timm_vit, to_google, with_techniques
 from helpers import tiny_config, tiny_vit_config
 from hf_cb import ViTCBConfig, ViTCBForImageClassification
-from hf_cb.checkpoint_files import CheckpointError
-from hf_cb.cli import UsageError, run
-from hf_cb.conversion import convert_checkpoint, to_timm_state_dict
+from hf_cb.cli.parser import run
+from hf_cb.conversion.convert import convert_checkpoint, to_timm_state_dict
+from hf_cb.conversion.files import CheckpointError
+from hf_cb.errors import UsageError
 
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
@@ -512,7 +513,7 @@ def test_an_image_processor_comes_with_the_folder(workplace, tmp_path):
 # argv: a file and a folder; prints the bytes of memory above the imports
 COST = """
 import sys
-from hf_cb.conversion import convert_checkpoint
+from hf_cb.conversion.convert import convert_checkpoint
 
 def kilobytes(name):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(name))

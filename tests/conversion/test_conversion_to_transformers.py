@@ -14,9 +14,9 @@ from transformers import (
 
 import hf_cb
 from checkpoints import GOLDENS, golden, save
-from hf_cb.cli import run
-from hf_cb.conversion import convert_checkpoint
-from hf_cb.techniques import applied_techniques
+from hf_cb.cli.parser import run
+from hf_cb.conversion.convert import convert_checkpoint
+from hf_cb.techniques.apply import applied_techniques
 
 
 TOLERANCE = {"rtol": 0, "atol": 2e-5}

@@ -11,12 +11,11 @@ from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
 from transformers import ViTImageProcessor
 
-from hf_cb.augmentation import BatchAugmentation, Normalization, training_transform
-from hf_cb.cli import ArgumentParser
-from hf_cb.learner import smoothed_cross_entropy
-from hf_cb.randomness import preserved_random_state, seed_random_generators
-from hf_cb.recipes import parse_with_recipe
-from hf_cb.run_arguments import AugmentationArguments
+from hf_cb.cli.parser import ArgumentParser
+from hf_cb.data.augmentation import AugmentationArguments, BatchAugmentation, Normalization, training_transform
+from hf_cb.data.randomness import preserved_random_state, seed_random_generators
+from hf_cb.training.learner import smoothed_cross_entropy
+from hf_cb.training.recipes import parse_with_recipe
 from runs import crops
 
 

@@ -8,10 +8,10 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from PIL import Image as PILImage
 
-from hf_cb.cli import UsageError
-from hf_cb.data_columns import stratified_split
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.images import read_image
+from hf_cb.data.columns import stratified_split
+from hf_cb.data.images import read_image
+from hf_cb.data.sources import DataArguments, load_data
+from hf_cb.errors import UsageError
 from runs import crops, photo_folder
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cb.images import UnreadableImageError, read_image
+from hf_cb.data.images import UnreadableImageError, read_image
 from runs import crops
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from helpers import tiny_config
-from hf_cb.augmentation import training_transform
-from hf_cb.data import PADDING, ImageDataset, collate
-from hf_cb.digits import load_digits
-from hf_cb.run_arguments import AugmentationArguments, ModelArguments, PreprocessingArguments
-from hf_cb.sampling import EvaluationBatches, TrainingBatches
-from hf_cb.starting_model import make_image_processor
+from hf_cb.data.augmentation import AugmentationArguments, training_transform
+from hf_cb.data.dataset import PADDING, ImageDataset, collate
+from hf_cb.data.digits import load_digits
+from hf_cb.data.sampling import EvaluationBatches, TrainingBatches
+from hf_cb.training.arguments import ModelArguments, PreprocessingArguments
+from hf_cb.training.start import make_image_processor
 
 
 def order_of_all(num_images, size, world_size, epoch=0, **options):

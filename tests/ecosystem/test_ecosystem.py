@@ -22,7 +22,7 @@ from transformers.trainer_pt_utils import get_module_class_from_name
 
 from helpers import random_mask, tiny_config, tiny_images
 from hf_cb import ViTCBForImageClassification, ViTCBForMaskedImageModeling
-from hf_cb.modeling_vit_cb import ViTCBLayer
+from hf_cb.vit_cb.modeling_vit_cb import ViTCBLayer
 from models_with_everything import CASES, CLASSES, EVERYTHING, ROUNDING, build, check_same, run
 
 

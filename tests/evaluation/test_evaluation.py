@@ -19,14 +19,15 @@ from transformers import (
     ViTModel,
 )
 
-from conftest import load_script
+from command_lines import load_script
 from helpers import TINY, randomise_, tiny_config, tiny_vit_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.classifiers import PixelScale, label_indices, load_classifier, short_names
-from hf_cb.cli import run
-from hf_cb.data import ImageDataset, evaluation_transform
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.evaluation import (
+from hf_cb.cli.parser import run
+from hf_cb.data.dataset import ImageDataset, evaluation_transform
+from hf_cb.data.sources import DataArguments, load_data
+from hf_cb.evaluation.panel import LoadingArguments, Panel, label_indices, short_names
+from hf_cb.evaluation.perturbations import Corruption
+from hf_cb.evaluation.scores import (
     calibration_error,
     classification_metrics,
     confusion_matrix,
@@ -34,8 +35,7 @@ from hf_cb.evaluation import (
     per_class_accuracy,
     reliability,
 )
-from hf_cb.perturbations import Corruption
-from hf_cb.pictures import LoadingArguments, Panel
+from hf_cb.models.classifier import PixelScale, load_classifier
 from photos import write_photos
 
 

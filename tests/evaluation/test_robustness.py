@@ -7,9 +7,9 @@ from transformers import ViTImageProcessor
 
 from helpers import randomise_, tiny_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.attacks import FGSM, PGD, RandomSigns, loss_gradient
-from hf_cb.classifiers import Classifier
-from hf_cb.perturbations import CORRUPTIONS, STRENGTHS, Corruption, PatchDrop
+from hf_cb.evaluation.attacks import FGSM, PGD, RandomSigns, loss_gradient
+from hf_cb.evaluation.perturbations import CORRUPTIONS, STRENGTHS, Corruption, PatchDrop
+from hf_cb.models.classifier import Classifier
 
 
 def picture(seed=0, height=24, width=32):

@@ -17,17 +17,19 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from conftest import load_script
+from command_lines import load_script
 from helpers import is_scale, randomise_, tiny_config, tiny_vit_config
 from hf_cb import ViTCBForImageClassification, parameter_groups
-from hf_cb.classifiers import load_classifier
-from hf_cb.cli import UsageError, run
-from hf_cb.data import ImageDataset, evaluation_transform
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.finetuning import EpochImages, FineTuner, RandomView, compute_metrics, make_augmentation
-from hf_cb.finetuning_arguments import AugmentationArguments, FineTuningArguments
-from hf_cb.lora import add_lora, load_adapter, technique_modules
-from hf_cb.pretrained import load_image_processor, load_pretrained
+from hf_cb.cli.parser import run
+from hf_cb.data.dataset import ImageDataset, evaluation_transform
+from hf_cb.data.sources import DataArguments, load_data
+from hf_cb.errors import UsageError
+from hf_cb.finetuning.arguments import AugmentationArguments, FineTuningArguments
+from hf_cb.finetuning.trainer import EpochImages, FineTuner, RandomView, compute_metrics, make_augmentation
+from hf_cb.models.classifier import load_classifier
+from hf_cb.models.heads import load_pretrained
+from hf_cb.models.image_processors import load_image_processor
+from hf_cb.models.lora import add_lora, load_adapter, technique_modules
 from photos import write_photos
 
 
@@ -360,7 +362,7 @@ def test_digits_are_mirrored_only_on_request():
 
 
 def test_the_readmes_lines_for_a_notebook_train_a_model(plain_vit, photos, tmp_path):
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
     (lines,) = (block for block in re.findall("```python\n(.*?)```", readme, re.DOTALL) if "Trainer(" in block)
     folder = shutil.copytree(plain_vit, tmp_path / "base")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from helpers import tiny_config, tiny_images
 from hf_cb import ViTCBForImageClassification
-from hf_cb.hub_folder import read_model_folder
+from hf_cb.hub.folder import read_model_folder
 from hub_clients import Runner, load_from
 from hub_folders import EVERYTHING, RESULTS, classifier_folder, converted_folder, picture, plain_vit_folder
 from local_hub import LocalHub
@@ -136,7 +136,7 @@ def test_from_the_hub_a_model_gives_its_logits_to_the_bit(name, place, loaded, f
     expected = logits_of(folders[name], tiny_images())
     assert torch.equal(seen(root, place, name), expected)
     report = loaded[place][name]
-    origin = "transformers_modules.ann." if place == "without" else "hf_cb.modeling_vit_cb"
+    origin = "transformers_modules.ann." if place == "without" else "hf_cb.vit_cb.modeling_vit_cb"
     assert report["module"].startswith(origin) and report["class"] == "ViTCBForImageClassification"
     assert report["strays"] == {}
 

@@ -9,8 +9,8 @@ from transformers import ViTForImageClassification
 
 from helpers import tiny_config, tiny_vit_config
 from hf_cb import ViTCBBackbone
-from hf_cb.hub import HubError, check_loads_elsewhere, push_to_hub
-from hf_cb.hub_client import hub_errors
+from hf_cb.hub.client import hub_errors
+from hf_cb.hub.push import HubError, check_loads_elsewhere, push_to_hub
 from hub_clients import Runner
 from hub_folders import EVERYTHING, RESULTS, classifier_folder, set_config
 from local_hub import LocalHub
@@ -264,7 +264,7 @@ def test_an_error_never_holds_the_token():
 
 
 def test_results_of_the_plain_vit_go_beside_the_models(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_cb.hub.check_loads_elsewhere", lambda folder: None)
+    monkeypatch.setattr("hf_cb.hub.push.check_loads_elsewhere", lambda folder: None)
     folder = classifier_folder(tmp_path / "run", results={**RESULTS, "arguments": {"seed": 1, **EVERYTHING}})
     plain = {**RESULTS, "eval_accuracy": 0.8765, "arguments": {"seed": 1}}
     none = {"context_broadcast": None, "attn_scale": False, "feat_scale": False}

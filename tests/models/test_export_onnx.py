@@ -8,11 +8,12 @@ import torch
 from torch.testing import assert_close
 from transformers import ViTForImageClassification, ViTImageProcessor
 
-from conftest import load_script
+from command_lines import load_script
 from helpers import randomise_, tiny_config, tiny_images, tiny_vit_config
 from hf_cb import ViTCBForImageClassification, ViTCBModel
-from hf_cb.cli import UsageError, run
-from hf_cb.onnx_export import export_onnx, on_one_thread, onnx_difference
+from hf_cb.cli.parser import run
+from hf_cb.errors import UsageError
+from hf_cb.models.onnx_export import export_onnx, on_one_thread, onnx_difference
 
 
 NOTHING = {"context_broadcast": None}

@@ -221,7 +221,7 @@ def test_pushing_uploads_what_saving_writes_in_one_commit(hub):
 def test_what_cannot_be_saved_is_not_uploaded(hub, monkeypatch):
     with pytest.raises(ValueError, match="has no techniques"):
         hf_cb.push_techniques_to_hub(plain("vit"), "mine")
-    monkeypatch.setattr("hf_cb.technique_files.save_file", lambda *arguments, **more: 1 / 0)
+    monkeypatch.setattr("hf_cb.models.technique_files.save_file", lambda *arguments, **more: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         hf_cb.push_techniques_to_hub(with_techniques("vit"), "mine")
     assert hub.created == hub.uploaded == []
@@ -230,7 +230,7 @@ def test_what_cannot_be_saved_is_not_uploaded(hub, monkeypatch):
 def test_a_failed_save_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     save_techniques(with_techniques("vit", attn_scale=True), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("hf_cb.technique_card.render_technique_card", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("hf_cb.reports.technique_card.render_technique_card", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_techniques(with_techniques("vit"), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -6,8 +6,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from helpers import tiny_config
-from hf_cb.card_blocks import loading_block, replace_block, results_block
-from hf_cb.cards import DIGITS, DataDescription, render_card, render_untold_card, techniques_of
+from hf_cb.data.digits import DIGITS
+from hf_cb.reports.card_blocks import loading_block, replace_block, results_block
+from hf_cb.reports.cards import DataDescription, render_card, render_untold_card, techniques_of
 from hub_folders import EVERYTHING, RESULTS
 from reviewed_cards import MODEL_CARDS, reviewed_cards
 

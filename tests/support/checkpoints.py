@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers import randomise_
 
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 ATTENTION = "MultiHeadDotProductAttention_1"
 # a width that is a multiple of 64, so that the number of heads, 2, needs no telling
 SMALL = {

@@ -8,20 +8,20 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from hf_cb.acceleration import make_accelerator
-from hf_cb.cli import ArgumentParser, ConfigArguments, config_overrides
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.recipes import RecipeArguments, parse_with_recipe
-from hf_cb.run_arguments import (
-    AugmentationArguments,
+from hf_cb.cli.parser import ArgumentParser, ConfigArguments, config_overrides
+from hf_cb.data.augmentation import AugmentationArguments
+from hf_cb.data.sources import DataArguments, load_data
+from hf_cb.training.accelerator import make_accelerator
+from hf_cb.training.arguments import (
     CheckpointArguments,
     LoopArguments,
     ModelArguments,
     PreprocessingArguments,
     TrackingArguments,
 )
-from hf_cb.starting_model import make_image_processor, make_model
-from hf_cb.training import RunArguments, Training
+from hf_cb.training.loop import RunArguments, Training
+from hf_cb.training.recipes import RecipeArguments, parse_with_recipe
+from hf_cb.training.start import make_image_processor, make_model
 
 
 def first_gradients(script: ModuleType, words: Sequence[str], folder: Path) -> dict[str, Tensor]:

@@ -8,24 +8,19 @@ from pathlib import Path
 from local_hub import LocalHub
 
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
-
 # reads requests from stdin, a line each, and answers each with exit code, stdout and stderr
 RUNNER = """
-import importlib.util, json, os, sys, tempfile
+import importlib, json, os, sys, tempfile
 
 answers = os.fdopen(os.dup(1), "w")
-import hf_cb.hub
-from hf_cb.cli import run
+import hf_cb.hub.push
+from hf_cb.cli.parser import run
 
-check = hf_cb.hub.check_loads_elsewhere
+check = hf_cb.hub.push.check_loads_elsewhere
 
 def main_of(script):
-    spec = importlib.util.spec_from_file_location("script", f"{sys.argv[1]}/{script}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     sys.argv[0] = f"{script}.py"
-    return module.main
+    return importlib.import_module(f"hf_cb.commands.{script}").main
 
 def captured(main, arguments):
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
@@ -45,7 +40,7 @@ for line in sys.stdin:
     if asked["token"] is not None:
         os.environ["HF_TOKEN"] = asked["token"]
     # what is not about the check saves its seconds
-    hf_cb.hub.check_loads_elsewhere = check if asked["checked"] else lambda folder: None
+    hf_cb.hub.push.check_loads_elsewhere = check if asked["checked"] else lambda folder: None
     print(json.dumps(captured(main_of(asked["script"]), asked["arguments"])), file=answers, flush=True)
 """
 
@@ -125,7 +120,7 @@ class Runner:
 
     def __init__(self, hub: LocalHub, home: Path):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", RUNNER, str(SCRIPTS)],
+            [sys.executable, "-c", RUNNER],
             env=hub.environment(home),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -9,11 +9,12 @@ from transformers import ViTForImageClassification, ViTImageProcessor
 
 from helpers import randomise_, tiny_config, tiny_vit_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.cards import DIGITS, render_card
-from hf_cb.conversion import convert_checkpoint
+from hf_cb.conversion.convert import convert_checkpoint
+from hf_cb.data.digits import DIGITS
+from hf_cb.reports.cards import render_card
 
 
-GOLDENS = Path(__file__).parent / "goldens"
+GOLDENS = Path(__file__).parents[1] / "goldens"
 
 RESULTS = {
     "eval_accuracy": 0.9,

@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator, PartialState
 from safetensors.torch import save_file
 
-from conftest import load_script
+from command_lines import load_script
 from gradients import first_gradients
-from hf_cb.learner import Learner
+from hf_cb.training.learner import Learner
 from runs import Killed, start
 
 

@@ -1,6 +1,6 @@
 """The cards of `model_cards/`, from the templates and what is known of each model.
 
-    python tests/reviewed_cards.py
+    python tests/support/reviewed_cards.py
 
 writes them anew after a template has changed.
 """
@@ -11,13 +11,14 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from hf_cb import ViTCBConfig
-from hf_cb.cards import DIGITS, render_card
-from hf_cb.conversion_card import Conversion, Publication, render_conversion_card
-from hf_cb.preprocessing import DEIT_PREPROCESSING
-from hf_cb.technique_config import TechniqueConfig
+from hf_cb.conversion.card import Conversion, Publication, render_conversion_card
+from hf_cb.conversion.preprocessing import DEIT_PREPROCESSING
+from hf_cb.data.digits import DIGITS
+from hf_cb.reports.cards import render_card
+from hf_cb.techniques.config import TechniqueConfig
 
 
-MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
+MODEL_CARDS = Path(__file__).parents[2] / "model_cards"
 # `all_results.json` of the run that the card tells of, without the history of its epochs
 DIGITS_RESULTS = Path(__file__).parent / "reviewed_digits.json"
 

@@ -14,7 +14,7 @@ from transformers.masking_utils import AttentionMaskInterface, flash_attention_m
 
 from helpers import is_scale, random_mask, tiny_images
 from hf_cb import TechniqueConfig, apply_techniques, remove_techniques, save_techniques, technique_parameters
-from hf_cb.technique_files import load_techniques
+from hf_cb.models.technique_files import load_techniques
 from models_with_everything import differ
 from technique_models import EVERYTHING, plain, run, with_techniques
 

@@ -18,7 +18,7 @@ from hf_cb import (
     remove_techniques,
     technique_parameters,
 )
-from hf_cb.architectures import ARCHITECTURES
+from hf_cb.techniques.architectures import ARCHITECTURES
 from literal_techniques import make_literal, scales_of
 from models_with_everything import differ
 from technique_models import (

@@ -10,7 +10,7 @@ from transformers import DeiTImageProcessor, ViTForImageClassification, ViTImage
 
 from helpers import randomise_, tiny_config, tiny_vit_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.distillation import DistillationLoss, hard_distillation, load_teacher, soft_distillation
+from hf_cb.training.distillation import DistillationLoss, hard_distillation, load_teacher, soft_distillation
 
 
 NAMES = ["cat", "dog", "fox", "hen", "owl"]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from hf_cb.cli import UsageError
+from hf_cb.errors import UsageError
 from runs import FEW_DIGITS, train, weights_of
 
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from gradients import first_gradients
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.images import read_image
+from hf_cb.data.images import read_image
+from hf_cb.data.sources import DataArguments, load_data
 from runs import TINY_IMAGES, TINY_MODEL, photo_folder, weights_of
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 # the images themselves are augmented, the batch is not mixed: that depends on the process
 GRADIENTS = f"{TINY_MODEL} --dataloader_num_workers 0 --max_train_samples 64 --random_resized_crop 0.5 1"
@@ -56,7 +56,7 @@ def two_processes(tmp_path_factory):
     )
     flags = {"gradients": f"{GRADIENTS} --per_device_train_batch_size 8", "whole": WHOLE, "streamed": streamed}
     (folder / "flags.json").write_text(json.dumps(flags))
-    done = launch(Path(__file__).with_name("in_two_processes.py"), folder)
+    done = launch(REPOSITORY / "tests" / "support" / "in_two_processes.py", folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder, done
 

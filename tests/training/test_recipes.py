@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from helpers import tiny_config
-from hf_cb.cli import ArgumentParser, UsageError, config_overrides
-from hf_cb.recipes import RECIPES, as_flag, parse_with_recipe, read_recipe
-from hf_cb.schedule import LearningRate, peak_learning_rate
-from hf_cb.starting_model import make_image_processor, make_model
+from hf_cb.cli.parser import ArgumentParser, config_overrides
+from hf_cb.errors import UsageError
+from hf_cb.training.learner import LearningRate, peak_learning_rate
+from hf_cb.training.recipes import RECIPES, as_flag, parse_with_recipe, read_recipe
+from hf_cb.training.start import make_image_processor, make_model
 
 
 @pytest.fixture(scope="module")

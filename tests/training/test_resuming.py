@@ -14,14 +14,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-import hf_cb.run_checkpoints
-from hf_cb.cli import Terminated, UsageError
-from hf_cb.learner import Learner
-from hf_cb.run_checkpoints import RunCheckpoints, complete_checkpoints
+import hf_cb.training.checkpoints
+from hf_cb.errors import Terminated, UsageError
+from hf_cb.training.checkpoints import RunCheckpoints, complete_checkpoints
+from hf_cb.training.learner import Learner
 from runs import FEW_DIGITS, ONE_PROCESS, TINY_MODEL, Killed, names_in, train, weights_of
 
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 UPDATES_PER_EPOCH = 7
 
 PLAIN = f"{FEW_DIGITS} --num_train_epochs 3 --checkpointing_steps 4"
@@ -114,9 +114,9 @@ def half_removed(path, **_):
 
 MOMENTS = {
     "while its files are written": (Accelerator, "save_state", half_written),
-    "before it gets its name": (hf_cb.run_checkpoints.os, "replace", die),
+    "before it gets its name": (hf_cb.training.checkpoints.os, "replace", die),
     "before old ones go": (RunCheckpoints, "_remove_old", die),
-    "while an old one goes": (hf_cb.run_checkpoints.shutil, "rmtree", half_removed),
+    "while an old one goes": (hf_cb.training.checkpoints.shutil, "rmtree", half_removed),
 }
 
 

@@ -14,14 +14,14 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Vi
 import hf_cb.metrics
 from helpers import tiny_config
 from hf_cb import ViTCBForImageClassification, parameter_groups
-from hf_cb.augmentation import BatchAugmentation, Normalization, training_transform
-from hf_cb.checkpointing import replacing
-from hf_cb.cli import UsageError
-from hf_cb.data import ImageDataset, collate, evaluation_transform
-from hf_cb.digits import load_digits
+from hf_cb.cli.output_dir import replacing
+from hf_cb.data.augmentation import AugmentationArguments, BatchAugmentation, Normalization, training_transform
+from hf_cb.data.dataset import ImageDataset, collate, evaluation_transform
+from hf_cb.data.digits import load_digits
+from hf_cb.errors import UsageError
 from hf_cb.metrics import TopKAccuracy
-from hf_cb.run_arguments import AugmentationArguments, ModelArguments, PreprocessingArguments
-from hf_cb.starting_model import make_image_processor
+from hf_cb.training.arguments import ModelArguments, PreprocessingArguments
+from hf_cb.training.start import make_image_processor
 
 
 SMALL = "--num_train_epochs 2 --hidden_size 16 --num_hidden_layers 2 --num_attention_heads 2 --intermediate_size 16"

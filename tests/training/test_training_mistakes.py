@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hf_cb.cli import run
+from hf_cb.cli.parser import run
 from runs import photo_folder
 
 

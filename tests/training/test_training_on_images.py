@@ -16,12 +16,12 @@ from transformers import (
 
 from helpers import tiny_config, tiny_vit_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.cli import UsageError
-from hf_cb.learner import Learner
+from hf_cb.errors import UsageError
+from hf_cb.training.learner import Learner
 from runs import TINY_IMAGES, Killed, names_in, photo_folder, train, weights_of
 
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "openclipart64"
+DATA = Path(__file__).parents[3] / "shared" / "data" / "openclipart64"
 BATCHES = "--per_device_train_batch_size 4 --num_train_epochs 2"
 
 

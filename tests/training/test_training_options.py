@@ -12,12 +12,12 @@ from accelerate.tracking import get_available_trackers
 from packaging.version import Version
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-import hf_cb.acceleration
-from hf_cb.cli import UsageError
-from hf_cb.data_sources import DataArguments, load_data
-from hf_cb.images import read_image
-from hf_cb.learner import Learner
-from hf_cb.run_checkpoints import complete_checkpoints
+import hf_cb.training.accelerator
+from hf_cb.data.images import read_image
+from hf_cb.data.sources import DataArguments, load_data
+from hf_cb.errors import UsageError
+from hf_cb.training.checkpoints import complete_checkpoints
+from hf_cb.training.learner import Learner
 from runs import FEW_DIGITS, ONE_PROCESS, TINY_MODEL, names_in, train, weights_of
 
 
@@ -136,7 +136,7 @@ def starting_weights(train_script, folder):
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_what_to_install(train_script, tmp_path, monkeypatch):
-    monkeypatch.setattr(hf_cb.acceleration, "get_available_trackers", lambda: [])
+    monkeypatch.setattr(hf_cb.training.accelerator, "get_available_trackers", lambda: [])
     for report_to, package in (("wandb", "wandb"), ("all", "tensorboard")):
         with pytest.raises(UsageError, match=f"`report_to` {report_to} .* pip install {package}"):
             train(train_script, tmp_path / "run", SHORT, f"--with_tracking --report_to {report_to}")
@@ -232,21 +232,21 @@ def test_a_full_disk_at_the_end_is_one_clear_sentence(train_script, tmp_path, mo
 def test_a_bug_while_loaders_run_ends_the_process_with_its_traceback(tmp_path):
     code = (
         "import sys; sys.path[:0] = sys.argv[1:2]\n"
-        "from conftest import load_script\n"
-        "from hf_cb.learner import Learner\n"
+        "from command_lines import load_script\n"
+        "from hf_cb.training.learner import Learner\n"
         "step, seen = Learner.step, []\n"
         "def broken(self, *arguments):\n"
         "    seen.append(None)\n"
         "    if len(seen) == 3: raise ZeroDivisionError\n"
         "    return step(self, *arguments)\n"
         "Learner.step = broken\n"
-        "from hf_cb.cli import run\n"
+        "from hf_cb.cli.parser import run\n"
         "run(load_script('train').main, sys.argv[2:])\n"
     )
     words = f"{TINY_MODEL} {ONE_PROCESS} {SHORT} --dataloader_num_workers 2 --output_dir {tmp_path / 'run'}".split()
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), *words],
+        [sys.executable, "-c", code, str(Path(__file__).parents[1] / "support"), *words],
         env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from transformers import AutoConfig
 
 from helpers import tiny_config, tiny_images, tiny_vit_config
-from hf_cb import ViTCBConfig, ViTCBForImageClassification, ViTCBModel, modeling_vit_cb
+from hf_cb import ViTCBConfig, ViTCBForImageClassification, ViTCBModel
+from hf_cb.vit_cb import modeling_vit_cb
 
 
 # field, value, what the message must say is allowed

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from hf_cb import ViTCBConfig, ViTCBForImageClassification
 
 
-FOLDER = Path(__file__).parent / "goldens"
+FOLDER = Path(__file__).parents[1] / "goldens"
 TOLERANCE = {"rtol": 0, "atol": 2e-5}
 # the released DeiT code adds FeatScale's two parts twice; the paper has a gain of 1
 PUBLISHED_GAIN = 2

@@ -297,7 +297,7 @@ assert type(AutoConfig.for_model("vit")) is ViTConfig and ViTModel.__module__.st
 
 
 def test_import_prints_nothing_and_downloads_nothing(tmp_path):
-    environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     environment.pop("HF_HUB_OFFLINE")
     ran = subprocess.run(
         [sys.executable, "-c", IMPORT_SCRIPT], env=environment, cwd=tmp_path, capture_output=True, text=True

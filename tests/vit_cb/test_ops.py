@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 import reference
-from hf_cb import layers_vit_cb as layers
-from hf_cb import ops_vit_cb as ops
+from hf_cb.vit_cb import layers_vit_cb as layers
+from hf_cb.vit_cb import ops_vit_cb as ops
 
 
 SHAPES = {"one-token": (2, 1, 6), "one-head": (2, 5, 1), "two-tokens": (3, 2, 4), "vit": (2, 17, 6)}

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 import hf_cb  # noqa: F401
 
 
-SAVED = Path(__file__).parent / "saved_models"
+SAVED = Path(__file__).parents[1] / "saved_models"
 # by version of hf_cb: SHA-256 of the files' names and contents. Saved with transformers 5.23.
 DIGESTS = {"0.1.0": "865d1593f7229c137a3c9d9925d7cc445d61b252d41a5791706719c3cb34ddbc"}
 # float32 in another version of torch: sums of at most 48 products of order 1
@@ -71,7 +71,7 @@ def test_a_folder_saved_by_an_earlier_version_is_as_it_was_saved(version):
 def test_a_model_saved_by_an_earlier_version_loads_with_the_package_and_gives_its_logits(version):
     folder, expected = saved(version)
     model, info = AutoModelForImageClassification.from_pretrained(folder, output_loading_info=True)
-    assert type(model).__module__ == "hf_cb.modeling_vit_cb"
+    assert type(model).__module__ == "hf_cb.vit_cb.modeling_vit_cb"
     assert not any(info.values())
     assert_close(model.eval()(expected["pixel_values"]).logits, expected["logits"], **ROUNDING)
     base = AutoModel.from_pretrained(folder).eval()

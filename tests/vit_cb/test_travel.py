@@ -27,7 +27,7 @@ AUTO = {
     "AutoModelForImageClassification": AutoModelForImageClassification,
     "AutoModelForMaskedImageModeling": AutoModelForMaskedImageModeling,
 }
-TRAVELLERS = sorted(Path(hf_cb.__file__).parent.glob("*_vit_cb.py"))
+TRAVELLERS = sorted((Path(hf_cb.__file__).parent / "vit_cb").glob("*_vit_cb.py"))
 # the image processor travels with folders that have one: see `test_conversion.py`
 MODEL_FILES = [path for path in TRAVELLERS if path.name != "image_processing_vit_cb.py"]
 
@@ -188,7 +188,7 @@ def test_elsewhere_the_configuration_is_the_same(folder, stop, journey):
 def test_a_model_saved_elsewhere_comes_back(folder, loader, journey):
     root = journey["root"]
     back, info = AUTO[loader].from_pretrained(root / "there" / folder, output_loading_info=True)
-    assert type(back).__module__ == "hf_cb.modeling_vit_cb"
+    assert type(back).__module__ == "hf_cb.vit_cb.modeling_vit_cb"
     assert "pooler.dense.weight" in info["missing_keys"] or not info["missing_keys"]
     assert torch.equal(output_of(back), torch.load(root / "first" / f"{folder}-{loader}.pt"))
 
