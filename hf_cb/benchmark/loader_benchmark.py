@@ -3,7 +3,7 @@
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_dataset, create_loader
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.hf_argparser import HfArg
 
 from ..cli.record import describe_run
 from ..data.augmentation import AugmentationArguments, BatchAugmentation, Normalization, keep_a_bit, training_transform
@@ -50,15 +51,15 @@ Epoch = Callable[[int], Iterable[Tensor]]
 class LoaderBenchmarkArguments:
     """What `--what loader` measures."""
 
-    train_dir: str | None = field(
-        default=None, metadata={"help": "Folder of images, a folder for each class; by default crops of photographs."}
+    train_dir: str | None = HfArg(
+        default=None, help="Folder of images, a folder for each class; by default crops of photographs."
     )
-    num_images: int = field(default=2048, metadata={"help": "How many crops are made."})
-    crop_size: list[int] = field(default_factory=lambda: [224, 224], metadata={"help": "Their width and height."})
-    image_size: int = field(default=224, metadata={"help": "Side of the images that a model gets."})
-    batch_size: int = field(default=128, metadata={"help": "Images in a batch."})
-    dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that load images."})
-    num_rounds: int = field(default=5, metadata={"help": "How often an epoch of each loader is timed."})
+    num_images: int = HfArg(default=2048, help="How many crops are made.")
+    crop_size: list[int] = HfArg(default_factory=lambda: [224, 224], help="Their width and height.")
+    image_size: int = HfArg(default=224, help="Side of the images that a model gets.")
+    batch_size: int = HfArg(default=128, help="Images in a batch.")
+    dataloader_num_workers: int = HfArg(default=2, help="Processes that load images.")
+    num_rounds: int = HfArg(default=5, help="How often an epoch of each loader is timed.")
 
     def __post_init__(self) -> None:
         for name in ("num_images", "image_size", "batch_size", "dataloader_num_workers", "num_rounds"):

@@ -2,12 +2,13 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers.hf_argparser import HfArg
 
 from ..cli.record import available_cores, describe_run
 from ..errors import UsageError
@@ -23,34 +24,32 @@ PHASES = ("forward", "training")
 class ModelBenchmarkArguments:
     """What `--what model` measures."""
 
-    model_type: str = field(
-        default=ViTCBConfig.model_type, metadata={"help": "Architecture of the models.", "choices": list(MODEL_TYPES)}
+    model_type: str = HfArg(
+        default=ViTCBConfig.model_type, help="Architecture of the models.", metadata={"choices": list(MODEL_TYPES)}
     )
-    preset: str = field(default="small", metadata={"help": "Width of the models.", "choices": list(PRESETS)})
-    num_hidden_layers: int = field(default=12, metadata={"help": "Depth of the models."})
-    image_size: int = field(default=224, metadata={"help": "Side of the images in pixels; patches have 16."})
-    batch_size: int = field(default=4, metadata={"help": "Images in a step."})
-    models: list[str] | None = field(
+    preset: str = HfArg(default="small", help="Width of the models.", metadata={"choices": list(PRESETS)})
+    num_hidden_layers: int = HfArg(default=12, help="Depth of the models.")
+    image_size: int = HfArg(default=224, help="Side of the images in pixels; patches have 16.")
+    batch_size: int = HfArg(default=4, help="Images in a step.")
+    models: list[str] | None = HfArg(
         default=None,
-        metadata={
-            "help": f"Which models take part, by default all, of {', '.join(contenders_of('vit_cb'))}; of other"
-            " architectures than ViT-CB plain, cb, cb_s, attn_scale, feat_scale, all. The first always does."
-        },
+        help=f"Which models take part, by default all, of {', '.join(contenders_of('vit_cb'))}; of other"
+        " architectures than ViT-CB plain, cb, cb_s, attn_scale, feat_scale, all. The first always does.",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = field(
+    dtype: Literal["float32", "bfloat16", "float16"] = HfArg(
         default="float32",
-        metadata={"help": "Of weights and images in the forward pass; in training of autocast, over float32 weights."},
+        help="Of weights and images in the forward pass; in training of autocast, over float32 weights.",
     )
-    compile: bool = field(default=False, metadata={"help": "Measure what torch.compile makes of the models."})
-    device: str = field(default="cpu", metadata={"help": "Where to measure, such as cpu, cuda or cuda:1."})
-    num_rounds: int = field(default=10, metadata={"help": "How often every step is timed."})
-    sweep_image_sizes: list[int] = field(
+    compile: bool = HfArg(default=False, help="Measure what torch.compile makes of the models.")
+    device: str = HfArg(default="cpu", help="Where to measure, such as cpu, cuda or cuda:1.")
+    num_rounds: int = HfArg(default=10, help="How often every step is timed.")
+    sweep_image_sizes: list[int] = HfArg(
         default_factory=lambda: [128, 224, 384, 512, 1024],
-        metadata={"help": "Image sizes for the growth of cost with the tokens, 65 to 4,097; none for no sweep."},
+        help="Image sizes for the growth of cost with the tokens, 65 to 4,097; none for no sweep.",
     )
-    sweep_batch_size: int = field(default=1, metadata={"help": "Images in a step of the sweep."})
-    sweep_num_rounds: int = field(default=3, metadata={"help": "How often every step of the sweep is timed."})
-    num_cpu_threads: int = field(default=1, metadata={"help": "Threads for arithmetic on a CPU; 0 leaves it to torch."})
+    sweep_batch_size: int = HfArg(default=1, help="Images in a step of the sweep.")
+    sweep_num_rounds: int = HfArg(default=3, help="How often every step of the sweep is timed.")
+    num_cpu_threads: int = HfArg(default=1, help="Threads for arithmetic on a CPU; 0 leaves it to torch.")
 
     def __post_init__(self) -> None:
         for name in ("num_hidden_layers", "batch_size", "num_rounds", "sweep_batch_size", "sweep_num_rounds"):

@@ -1,15 +1,8 @@
 """Fields of the dataclasses that command lines are made of, and their limits."""
 
-from dataclasses import field
 from typing import Any
 
 from ..errors import UsageError
-
-
-def flag(default: Any, help_text: str, **metadata: Any) -> Any:
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help_text, **metadata})
-    return field(default=default, metadata={"help": help_text, **metadata})
 
 
 class Checked:

@@ -5,13 +5,13 @@ import signal
 import sys
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
-from dataclasses import field, fields, make_dataclass
+from dataclasses import fields, make_dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, get_args
 
 from transformers import HfArgumentParser, PreTrainedConfig
-from transformers.hf_argparser import string_to_bool
+from transformers.hf_argparser import HfArg, string_to_bool
 
 from ..errors import Terminated, UsageError, one_line
 from ..techniques.config import TechniqueConfig
@@ -133,7 +133,7 @@ def _optional_flag(name: str, annotation: Any) -> tuple[str, Any, Any]:
         kind = float | None if float in members else int | None
     else:
         kind = str | None
-    return name, kind, field(default=None, metadata={"help": help_text})
+    return name, kind, HfArg(default=None, help=help_text)
 
 
 def _config_fields() -> dict[str, Any]:

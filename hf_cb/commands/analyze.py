@@ -10,12 +10,13 @@ flag). The 360 test digits take a few seconds a model. `--context_broadcast`, `-
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..analysis.models import AnalysedModel
@@ -32,20 +33,20 @@ from ..errors import UsageError
 class AnalysisArguments:
     """What is measured, and where the report goes."""
 
-    model_name_or_path: list[str] = field(metadata={"help": "Folders or Hub names of the models, one or several."})
-    output_dir: str = field(metadata={"help": "Folder of the report."})
-    max_samples: int | None = field(
-        default=None, metadata={"help": "Measure on so many images, drawn at random from those to evaluate on."}
+    model_name_or_path: list[str] = HfArg(help="Folders or Hub names of the models, one or several.")
+    output_dir: str = HfArg(help="Folder of the report.")
+    max_samples: int | None = HfArg(
+        default=None, help="Measure on so many images, drawn at random from those to evaluate on."
     )
-    num_examples: int = field(default=3, metadata={"help": "Images whose attention maps are shown."})
-    per_device_eval_batch_size: int = field(
-        default=16, metadata={"help": "Images in a batch; all attention maps of all its images are in memory at once."}
+    num_examples: int = HfArg(default=3, help="Images whose attention maps are shown.")
+    per_device_eval_batch_size: int = HfArg(
+        default=16, help="Images in a batch; all attention maps of all its images are in memory at once."
     )
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that load images."})
-    num_cpu_threads: int = field(default=1, metadata={"help": "Threads for arithmetic on a CPU; 0 leaves it to torch."})
-    seed: int = field(default=0, metadata={"help": "Seed of what is drawn at random."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the report in that folder."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    dataloader_num_workers: int = HfArg(default=0, help="Processes that load images.")
+    num_cpu_threads: int = HfArg(default=1, help="Threads for arithmetic on a CPU; 0 leaves it to torch.")
+    seed: int = HfArg(default=0, help="Seed of what is drawn at random.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the report in that folder.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
         for name, least in LEAST_VALUES.items():

@@ -25,9 +25,11 @@ operations are those of matrix products, which the techniques do not change.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from transformers.hf_argparser import HfArg
 
 from ..benchmark.loader_benchmark import (
     LoaderBenchmarkArguments,
@@ -61,16 +63,16 @@ BENCHMARKS = {
 class WhatArguments:
     """What is measured."""
 
-    what: str = field(default="model", metadata={"help": "What to measure.", "choices": list(BENCHMARKS)})
+    what: str = HfArg(default="model", help="What to measure.", metadata={"choices": list(BENCHMARKS)})
 
 
 @dataclass
 class OutputArguments:
     """Where the results go."""
 
-    output_dir: str = field(default="outputs/benchmark", metadata={"help": "Folder of the results."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in that folder."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    output_dir: str = HfArg(default="outputs/benchmark", help="Folder of the results.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the run in that folder.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,9 +18,10 @@ writes the weights of a ViT-CB folder without techniques as a timm state dict, `
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.parser import ArgumentParser, command_line, run
@@ -32,34 +33,28 @@ from ..errors import UsageError
 class ConversionArguments:
     """What is converted, and to what."""
 
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    checkpoint: str | None = field(
-        default=None, metadata={"help": "File with the weights; with `--to timm` the folder of a ViT-CB."}
+    output_dir: str = HfArg(help="Folder to write.")
+    checkpoint: str | None = HfArg(default=None, help="File with the weights; with `--to timm` the folder of a ViT-CB.")
+    to: Literal["vit_cb", "timm"] = HfArg(
+        default="vit_cb", help="`timm` takes a ViT-CB without techniques back to a timm state dict."
     )
-    to: Literal["vit_cb", "timm"] = field(
-        default="vit_cb", metadata={"help": "`timm` takes a ViT-CB without techniques back to a timm state dict."}
+    timm_model: str | None = HfArg(
+        default=None, help="Name of a timm model: its weights if no checkpoint is given, and its preprocessing."
     )
-    timm_model: str | None = field(
+    num_attention_heads: int | None = HfArg(
+        default=None, help="Needed where the tensors do not tell it and the width is no multiple of 64."
+    )
+    featscale_gain: int | None = HfArg(
         default=None,
-        metadata={"help": "Name of a timm model: its weights if no checkpoint is given, and its preprocessing."},
+        help="What FeatScale's scales are multiplied with: 2 (default), since the released DeiT code adds its"
+        " two parts twice, or 1 for checkpoints trained before that code's change of April 2022; 1 by default for"
+        " Swin, whose code adds them once.",
     )
-    num_attention_heads: int | None = field(
-        default=None, metadata={"help": "Needed where the tensors do not tell it and the width is no multiple of 64."}
+    use_ema: bool = HfArg(default=False, help="Take the entry `model_ema` in place of `model`.")
+    context_broadcast: Literal["none", "plain", "scaled"] = HfArg(
+        default="none", help="ViTCBConfig.context_broadcast; `plain` changes what the model computes."
     )
-    featscale_gain: int | None = field(
-        default=None,
-        metadata={
-            "help": "What FeatScale's scales are multiplied with: 2 (default), since the released DeiT code adds its"
-            " two parts twice, or 1 for checkpoints trained before that code's change of April 2022; 1 by default for"
-            " Swin, whose code adds them once."
-        },
-    )
-    use_ema: bool = field(default=False, metadata={"help": "Take the entry `model_ema` in place of `model`."})
-    context_broadcast: Literal["none", "plain", "scaled"] = field(
-        default="none",
-        metadata={"help": "ViTCBConfig.context_broadcast; `plain` changes what the model computes."},
-    )
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what stands in the folder."})
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace what stands in the folder.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,11 +18,12 @@ are evaluated.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.output_dir import EVALUATION_FILES, check_output_dir
@@ -40,14 +41,13 @@ from ..models.classifier import Classifier, load_classifier
 class EvaluationArguments:
     """What is evaluated, and where the results go."""
 
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Image classifier, folder or Hub name."})
-    compare: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Further classifiers, compared with the first on the same perturbed images."},
+    model_name_or_path: str | None = HfArg(default=None, help="Image classifier, folder or Hub name.")
+    compare: list[str] = HfArg(
+        default_factory=list, help="Further classifiers, compared with the first on the same perturbed images."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit on the Hub."})
-    output_dir: str = field(default="outputs/evaluation", metadata={"help": "Folder of the results."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the evaluation in that folder."})
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit on the Hub.")
+    output_dir: str = HfArg(default="outputs/evaluation", help="Folder of the results.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the evaluation in that folder.")
 
     def models(self) -> list[str]:
         """The classifiers, the one that the others are compared with first."""

@@ -10,11 +10,12 @@ that out); the largest difference is printed and in `all_results.json`.
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from transformers import AutoImageProcessor
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.output_dir import check_output_dir, replacing
@@ -27,10 +28,10 @@ from ..models.onnx_export import ONNX_FILE, export_onnx, load_classifier, onnx_d
 class ExportArguments:
     """What is exported, and where to."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder, or name on the Hub, of a ViT-CB or ViT classifier."})
-    output_dir: str = field(metadata={"help": "Folder to write."})
-    check: bool | None = field(default=True, metadata={"help": "Compare onnxruntime's logits with torch's."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace what stands in the folder."})
+    model_name_or_path: str = HfArg(help="Folder, or name on the Hub, of a ViT-CB or ViT classifier.")
+    output_dir: str = HfArg(help="Folder to write.")
+    check: bool | None = HfArg(default=True, help="Compare onnxruntime's logits with torch's.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace what stands in the folder.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

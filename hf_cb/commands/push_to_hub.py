@@ -13,8 +13,9 @@ checks the folder and prints what would go where, without asking the Hub.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.parser import ArgumentParser, run
@@ -25,18 +26,15 @@ from ..hub.push import push_to_hub
 class PushArguments:
     """What goes where."""
 
-    model_dir: str = field(metadata={"help": "Folder of the model."})
-    repo_id: str = field(metadata={"help": "USER/NAME on the Hub; NAME alone for the user who is logged in."})
-    private: bool = field(default=False, metadata={"help": "Make a new repository a private one."})
-    revision: str | None = field(
-        default=None, metadata={"help": "Branch to commit to, made where there is none; by default main."}
+    model_dir: str = HfArg(help="Folder of the model.")
+    repo_id: str = HfArg(help="USER/NAME on the Hub; NAME alone for the user who is logged in.")
+    private: bool = HfArg(default=False, help="Make a new repository a private one.")
+    revision: str | None = HfArg(default=None, help="Branch to commit to, made where there is none; by default main.")
+    compare_with: str | None = HfArg(
+        default=None, help="Folder of the plain ViT from the same recipe, whose results the card shows beside these."
     )
-    compare_with: str | None = field(
-        default=None,
-        metadata={"help": "Folder of the plain ViT from the same recipe, whose results the card shows beside these."},
-    )
-    dry_run: bool = field(default=False, metadata={"help": "Check the folder and print what would go where."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    dry_run: bool = HfArg(default=False, help="Check the folder and print what would go where.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

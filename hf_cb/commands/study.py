@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -26,6 +26,7 @@ from typing import Any
 
 from accelerate import PartialState
 from tqdm.auto import tqdm
+from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..analysis.models import AnalysedModel
@@ -51,14 +52,14 @@ EVAL_BATCH_SIZE = 64
 class StudyArguments:
     """Which runs, and where they go. All other flags are those of scripts/train.py."""
 
-    output_dir: str = field(default="outputs/study", metadata={"help": "Folder of the study."})
-    variants: list[str] = field(default_factory=lambda: list(VARIANTS), metadata={"help": ", ".join(VARIANTS) + "."})
-    depths: list[int] = field(default_factory=lambda: [6, 12], metadata={"help": "Numbers of layers."})
-    seeds: list[int] = field(default_factory=lambda: list(range(5)), metadata={"help": "Seeds, for each of them."})
-    num_train_epochs: int = field(default=20, metadata={"help": "Epochs of each run."})
-    num_workers: int = field(default=2, metadata={"help": "Runs at a time, each a process of one thread."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Remove the runs that are there first."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    output_dir: str = HfArg(default="outputs/study", help="Folder of the study.")
+    variants: list[str] = HfArg(default_factory=lambda: list(VARIANTS), help=", ".join(VARIANTS) + ".")
+    depths: list[int] = HfArg(default_factory=lambda: [6, 12], help="Numbers of layers.")
+    seeds: list[int] = HfArg(default_factory=lambda: list(range(5)), help="Seeds, for each of them.")
+    num_train_epochs: int = HfArg(default=20, help="Epochs of each run.")
+    num_workers: int = HfArg(default=2, help="Runs at a time, each a process of one thread.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Remove the runs that are there first.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
         unknown = [variant for variant in self.variants if variant not in VARIANTS]

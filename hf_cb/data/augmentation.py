@@ -13,8 +13,9 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers import BaseImageProcessor
+from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked, flag
+from ..cli.flags import Checked
 from ..errors import UsageError
 from .batch_memory import BatchMemory
 from .dataset import Transform
@@ -25,26 +26,33 @@ from .randomness import seed_device_generator, seed_random_generators
 class AugmentationArguments(Checked):
     """What happens to training images before the model sees them."""
 
-    random_resized_crop: list[float] | None = flag(
-        None,
-        "Least and greatest share of the image's area in a random crop; without values, the whole image is resized.",
+    random_resized_crop: list[float] | None = HfArg(
+        default=None,
+        help="Least and greatest share of the image's area in a random crop; without values, the whole image is"
+        " resized.",
     )
-    train_interpolation: str = flag(
-        "bilinear", "Filter of that resizing.", choices=["bilinear", "bicubic", "lanczos", "random"]
+    train_interpolation: str = HfArg(
+        default="bilinear",
+        help="Filter of that resizing.",
+        metadata={"choices": ["bilinear", "bicubic", "lanczos", "random"]},
     )
-    rotation: float = flag(0.0, "Largest random rotation, in degrees.")
-    translation: float = flag(0.0, "Largest random shift, as a share of the side.")
-    scaling: float = flag(0.0, "Largest random change of size, as a share.")
-    shear: float = flag(0.0, "Largest random shear, in degrees.")
-    horizontal_flip: float = flag(0.0, "Probability of a horizontal flip.")
-    color_jitter: float = flag(0.0, "Strength of random brightness, contrast and saturation; off with --auto_augment.")
-    auto_augment: str | None = flag(None, "timm's name of an augmentation policy, such as rand-m9-mstd0.5-inc1.")
-    random_erasing: float = flag(0.0, "Probability that a rectangle is replaced by noise.")
-    mixup: float = flag(0.0, "Alpha of mixup; 0 is off.")
-    cutmix: float = flag(0.0, "Alpha of CutMix; 0 is off.")
-    mixup_prob: float = flag(1.0, "Probability that a batch is mixed.")
-    mixup_switch_prob: float = flag(0.5, "Probability of CutMix where mixup is on too.")
-    repeated_augmentation: int = flag(1, "Copies of an image in an epoch, each augmented anew; 1 is off.")
+    rotation: float = HfArg(default=0.0, help="Largest random rotation, in degrees.")
+    translation: float = HfArg(default=0.0, help="Largest random shift, as a share of the side.")
+    scaling: float = HfArg(default=0.0, help="Largest random change of size, as a share.")
+    shear: float = HfArg(default=0.0, help="Largest random shear, in degrees.")
+    horizontal_flip: float = HfArg(default=0.0, help="Probability of a horizontal flip.")
+    color_jitter: float = HfArg(
+        default=0.0, help="Strength of random brightness, contrast and saturation; off with --auto_augment."
+    )
+    auto_augment: str | None = HfArg(
+        default=None, help="timm's name of an augmentation policy, such as rand-m9-mstd0.5-inc1."
+    )
+    random_erasing: float = HfArg(default=0.0, help="Probability that a rectangle is replaced by noise.")
+    mixup: float = HfArg(default=0.0, help="Alpha of mixup; 0 is off.")
+    cutmix: float = HfArg(default=0.0, help="Alpha of CutMix; 0 is off.")
+    mixup_prob: float = HfArg(default=1.0, help="Probability that a batch is mixed.")
+    mixup_switch_prob: float = HfArg(default=0.5, help="Probability of CutMix where mixup is on too.")
+    repeated_augmentation: int = HfArg(default=1, help="Copies of an image in an epoch, each augmented anew; 1 is off.")
 
     def __post_init__(self) -> None:
         # the flag without values turns a recipe's crop off

@@ -2,13 +2,14 @@
 
 import glob
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers.hf_argparser import HfArg
 
 from ..errors import UsageError
 from ..reports.cards import DataDescription
@@ -28,28 +29,25 @@ LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, DatasetsError, HfHub
 class DataArguments:
     """Where images come from; without any, scikit-learn's handwritten digits."""
 
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Data set of the Hub, or a local folder that `datasets` reads."}
+    dataset_name: str | None = HfArg(default=None, help="Data set of the Hub, or a local folder that `datasets` reads.")
+    dataset_config_name: str | None = HfArg(default=None, help="Configuration of that data set.")
+    train_dir: str | None = HfArg(
+        default=None, help="Folder of training images, a folder for each class; or of parquet files."
     )
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of that data set."})
-    train_dir: str | None = field(
-        default=None, metadata={"help": "Folder of training images, a folder for each class; or of parquet files."}
+    validation_dir: str | None = HfArg(default=None, help="The same of the images to evaluate on.")
+    train_file: list[str] | None = HfArg(default=None, help="Parquet or arrow files to train on.")
+    validation_file: list[str] | None = HfArg(default=None, help="The same to evaluate on.")
+    image_column_name: str | None = HfArg(default=None, help="Column of the images; found by default.")
+    label_column_name: str | None = HfArg(default=None, help="Column of the labels; found by default.")
+    validation_split_name: str | None = HfArg(
+        default=None, help="Split to evaluate on, such as test; by default the validation split."
     )
-    validation_dir: str | None = field(default=None, metadata={"help": "The same of the images to evaluate on."})
-    train_file: list[str] | None = field(default=None, metadata={"help": "Parquet or arrow files to train on."})
-    validation_file: list[str] | None = field(default=None, metadata={"help": "The same to evaluate on."})
-    image_column_name: str | None = field(default=None, metadata={"help": "Column of the images; found by default."})
-    label_column_name: str | None = field(default=None, metadata={"help": "Column of the labels; found by default."})
-    validation_split_name: str | None = field(
-        default=None, metadata={"help": "Split to evaluate on, such as test; by default the validation split."}
+    train_val_split: float = HfArg(
+        default=0.15, help="Share of each class of the training images to evaluate on, where no split is there for it."
     )
-    train_val_split: float = field(
-        default=0.15,
-        metadata={"help": "Share of each class of the training images to evaluate on, where no split is there for it."},
-    )
-    streaming: bool = field(default=False, metadata={"help": "Read the data as it comes, without copying it to disk."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Train on so many, drawn at random."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on so many, drawn at random."})
+    streaming: bool = HfArg(default=False, help="Read the data as it comes, without copying it to disk.")
+    max_train_samples: int | None = HfArg(default=None, help="Train on so many, drawn at random.")
+    max_eval_samples: int | None = HfArg(default=None, help="Evaluate on so many, drawn at random.")
 
     def __post_init__(self) -> None:
         if not 0 < self.train_val_split < 1:

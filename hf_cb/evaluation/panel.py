@@ -1,7 +1,7 @@
 """Pictures as several classifiers see them, perturbed reproducibly, and what the classifiers make of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
+from transformers.hf_argparser import HfArg
 
 from ..data.images import UnreadableImageError, read_image
 from ..errors import UsageError
@@ -86,9 +87,9 @@ class Views(TorchDataset):
 class LoadingArguments:
     """How images are read and sent through the models."""
 
-    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Images in a batch."})
-    dataloader_num_workers: int = field(default=0, metadata={"help": "Processes that read and perturb images."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    per_device_eval_batch_size: int = HfArg(default=64, help="Images in a batch.")
+    dataloader_num_workers: int = HfArg(default=0, help="Processes that read and perturb images.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
         for name, least in (("per_device_eval_batch_size", 1), ("dataloader_num_workers", 0)):

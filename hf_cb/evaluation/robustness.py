@@ -1,10 +1,11 @@
 """Accuracy under occlusion, corruption and attack: which conditions, and what is measured in them."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers.hf_argparser import HfArg
 
 from ..errors import UsageError
 from .attacks import FGSM, PGD, RandomSigns
@@ -29,28 +30,25 @@ LEVELS = {
 class RobustnessArguments:
     """Under what the models are tested too; a flag without values takes its usual ones."""
 
-    patch_drop: list[float] | None = field(
+    patch_drop: list[float] | None = HfArg(
+        default=None, help="Shares of patches that are blackened, chosen at random in each image; usually 0 to 0.9."
+    )
+    corruptions: list[str] | None = HfArg(
+        default=None, help=f"At five strengths; usually all: {', '.join(CORRUPTIONS)}."
+    )
+    fgsm_epsilons: list[float] | None = HfArg(
         default=None,
-        metadata={"help": "Shares of patches that are blackened, chosen at random in each image; usually 0 to 0.9."},
+        help="Distances of the fast gradient sign method in units of 1/255, usually 1 2 4 8; random signs of the"
+        " same size are measured beside it.",
     )
-    corruptions: list[str] | None = field(
-        default=None, metadata={"help": f"At five strengths; usually all: {', '.join(CORRUPTIONS)}."}
+    pgd_epsilons: list[float] | None = HfArg(
+        default=None, help="Distances of projected gradient descent in 1/255, usually 1 2 4 8."
     )
-    fgsm_epsilons: list[float] | None = field(
-        default=None,
-        metadata={
-            "help": "Distances of the fast gradient sign method in units of 1/255, usually 1 2 4 8; random signs of the"
-            " same size are measured beside it."
-        },
+    pgd_steps: int = HfArg(default=10, help="Steps of projected gradient descent.")
+    num_bootstrap_samples: int = HfArg(
+        default=10_000, help="Resamples behind the intervals of differences between models."
     )
-    pgd_epsilons: list[float] | None = field(
-        default=None, metadata={"help": "Distances of projected gradient descent in 1/255, usually 1 2 4 8."}
-    )
-    pgd_steps: int = field(default=10, metadata={"help": "Steps of projected gradient descent."})
-    num_bootstrap_samples: int = field(
-        default=10_000, metadata={"help": "Resamples behind the intervals of differences between models."}
-    )
-    seed: int = field(default=0, metadata={"help": "Seed of patches, noise, attacks' starts and resampling."})
+    seed: int = HfArg(default=0, help="Seed of patches, noise, attacks' starts and resampling.")
 
     def __post_init__(self) -> None:
         self.patch_drop = self._values("patch_drop", SHARES, lambda share: 0 <= share < 1, "numbers in [0, 1)")

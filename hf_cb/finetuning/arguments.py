@@ -1,12 +1,13 @@
 """Arguments of fine-tuning: transformers' own with defaults for images, the model's and the augmentation's."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
@@ -20,29 +21,27 @@ LATEST = "latest"
 class ModelArguments:
     """What is fine-tuned, and with how many parameters."""
 
-    model_name_or_path: str = field(metadata={"help": "Model to start from: a folder or a name on the Hub."})
-    image_processor_name: str | None = field(default=None, metadata={"help": "By default the model's own."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the Hub."})
-    token: str | None = field(default=None, metadata={"help": "Of the Hub, by default the one you are logged in with."})
-    ignore_mismatched_sizes: bool = field(
-        default=True, metadata={"help": "Start a new head where the number of classes differs, rather than refuse."}
+    model_name_or_path: str = HfArg(help="Model to start from: a folder or a name on the Hub.")
+    image_processor_name: str | None = HfArg(default=None, help="By default the model's own.")
+    cache_dir: str | None = HfArg(default=None, help="Where downloads are kept.")
+    model_revision: str = HfArg(default="main", help="Branch, tag or commit on the Hub.")
+    token: str | None = HfArg(default=None, help="Of the Hub, by default the one you are logged in with.")
+    ignore_mismatched_sizes: bool = HfArg(
+        default=True, help="Start a new head where the number of classes differs, rather than refuse."
     )
-    train_only_techniques: bool = field(
-        default=False,
-        metadata={"help": "Train the techniques' parameters alone; a new head stays as it began."},
+    train_only_techniques: bool = HfArg(
+        default=False, help="Train the techniques' parameters alone; a new head stays as it began."
     )
-    lora_r: int | None = field(
-        default=None,
-        metadata={"help": "Rank of LoRA: only its matrices, the techniques' parameters and the head are trained."},
+    lora_r: int | None = HfArg(
+        default=None, help="Rank of LoRA: only its matrices, the techniques' parameters and the head are trained."
     )
-    lora_alpha: float = field(default=16.0, metadata={"help": "LoRA's matrices count alpha / r times."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout of the input of LoRA's matrices."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: list(TARGET_MODULES), metadata={"help": "Linear layers that get LoRA."}
+    lora_alpha: float = HfArg(default=16.0, help="LoRA's matrices count alpha / r times.")
+    lora_dropout: float = HfArg(default=0.0, help="Dropout of the input of LoRA's matrices.")
+    lora_target_modules: list[str] = HfArg(
+        default_factory=lambda: list(TARGET_MODULES), help="Linear layers that get LoRA."
     )
-    merge_lora: bool = field(
-        default=False, metadata={"help": "Save a whole model, LoRA added to its weights, rather than an adapter."}
+    merge_lora: bool = HfArg(
+        default=False, help="Save a whole model, LoRA added to its weights, rather than an adapter."
     )
 
     def __post_init__(self) -> None:
@@ -71,13 +70,11 @@ class ModelArguments:
 class AugmentationArguments:
     """What training images undergo; the defaults are those of transformers' own example, milder for the digits."""
 
-    crop_scale: float | None = field(
-        default=None,
-        metadata={"help": "Smallest share of an image's area that is cut out; usually 0.08, for the digits 0.6."},
+    crop_scale: float | None = HfArg(
+        default=None, help="Smallest share of an image's area that is cut out; usually 0.08, for the digits 0.6."
     )
-    horizontal_flip: bool | None = field(
-        default=None,
-        metadata={"help": "Mirror half of the images; usually yes, for the digits no. Say no for letters and signs."},
+    horizontal_flip: bool | None = HfArg(
+        default=None, help="Mirror half of the images; usually yes, for the digits no. Say no for letters and signs."
     )
 
     def __post_init__(self) -> None:
@@ -89,17 +86,15 @@ class AugmentationArguments:
 class FineTuningArguments(TrainingArguments):
     """transformers' own arguments, with defaults for this purpose."""
 
-    output_dir: str = field(default="outputs/finetuned", metadata={"help": "Folder of the trained model."})
-    overwrite_output_dir: bool = field(default=False, metadata={"help": "Replace the run in that folder."})
-    seed: int = field(default=0, metadata={"help": "Seed of weights, order, augmentation, and of a split of the data."})
-    eval_strategy: str | None = field(
-        default=None, metadata={"help": "When to evaluate: no, steps or epoch; by default each epoch."}
-    )
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint: no, steps, epoch, best."})
-    logging_strategy: str = field(default="epoch", metadata={"help": "When to report: no, steps or epoch."})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Services to report to."})
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay false: images become a model's input when they are read."}
+    output_dir: str = HfArg(default="outputs/finetuned", help="Folder of the trained model.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the run in that folder.")
+    seed: int = HfArg(default=0, help="Seed of weights, order, augmentation, and of a split of the data.")
+    eval_strategy: str | None = HfArg(default=None, help="When to evaluate: no, steps or epoch; by default each epoch.")
+    save_strategy: str = HfArg(default="epoch", help="When to save a checkpoint: no, steps, epoch, best.")
+    logging_strategy: str = HfArg(default="epoch", help="When to report: no, steps or epoch.")
+    report_to: None | str | list[str] = HfArg(default="none", help="Services to report to.")
+    remove_unused_columns: bool = HfArg(
+        default=False, help="Must stay false: images become a model's input when they are read."
     )
 
     def may_continue(self) -> bool:

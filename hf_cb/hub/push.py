@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
+from transformers.hf_argparser import HfArg
 
 from .client import LOGIN, check_card, hub_errors, quiet_client, read_token
 from .folder import CARD, REPLACED, HubError, ModelFolder, read_model_folder
@@ -152,12 +153,12 @@ def check_destination(repo_id: str, private: bool = False, revision: str | None 
 class HubArguments:
     """Whether the trained model goes to the Hub."""
 
-    push_to_hub: bool = field(default=False, metadata={"help": "Push the trained model to the Hub."})
-    hub_model_id: str | None = field(
-        default=None, metadata={"help": "USER/NAME to push to; by default the output folder's name, of the user."}
+    push_to_hub: bool = HfArg(default=False, help="Push the trained model to the Hub.")
+    hub_model_id: str | None = HfArg(
+        default=None, help="USER/NAME to push to; by default the output folder's name, of the user."
     )
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new repository a private one."})
-    hub_revision: str | None = field(default=None, metadata={"help": "Branch to push to; by default main."})
+    hub_private_repo: bool = HfArg(default=False, help="Make a new repository a private one.")
+    hub_revision: str | None = HfArg(default=None, help="Branch to push to; by default main.")
 
 
 def prepare_push(arguments: HubArguments, output_dir: str | Path) -> Destination | None:

@@ -4,7 +4,9 @@ import math
 import os
 from dataclasses import dataclass
 
-from ..cli.flags import Checked, flag
+from transformers.hf_argparser import HfArg
+
+from ..cli.flags import Checked
 from ..cli.record import available_cores
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS
@@ -22,11 +24,15 @@ def _cores_of_this_process() -> int:
 class ModelArguments(Checked):
     """What the model starts from."""
 
-    model_name_or_path: str | None = flag(
-        None, "Pretrained vision transformer to start from: a folder or a repository of the Hub."
+    model_name_or_path: str | None = HfArg(
+        default=None, help="Pretrained vision transformer to start from: a folder or a repository of the Hub."
     )
-    preset: str | None = flag(None, "DeiT's widths for a model from scratch.", choices=list(PRESETS))
-    train_only_techniques: bool = flag(False, "Train the techniques' parameters alone; a new head stays as it began.")
+    preset: str | None = HfArg(
+        default=None, help="DeiT's widths for a model from scratch.", metadata={"choices": list(PRESETS)}
+    )
+    train_only_techniques: bool = HfArg(
+        default=False, help="Train the techniques' parameters alone; a new head stays as it began."
+    )
 
     def __post_init__(self) -> None:
         if self.model_name_or_path and self.preset:
@@ -37,12 +43,14 @@ class ModelArguments(Checked):
 class DistillationArguments(Checked):
     """A teacher, as in DeiT."""
 
-    teacher_model_name_or_path: str | None = flag(
-        None, "Image classifier of the same classes, in the same order, to learn from."
+    teacher_model_name_or_path: str | None = HfArg(
+        default=None, help="Image classifier of the same classes, in the same order, to learn from."
     )
-    distillation_type: str = flag("hard", "Learn its first guess, or its probabilities.", choices=["soft", "hard"])
-    distillation_alpha: float = flag(0.5, "Weight of the teacher in the loss.")
-    distillation_tau: float = flag(1.0, "Temperature of soft distillation.")
+    distillation_type: str = HfArg(
+        default="hard", help="Learn its first guess, or its probabilities.", metadata={"choices": ["soft", "hard"]}
+    )
+    distillation_alpha: float = HfArg(default=0.5, help="Weight of the teacher in the loss.")
+    distillation_tau: float = HfArg(default=1.0, help="Temperature of soft distillation.")
 
     def __post_init__(self) -> None:
         self.require_all("distillation_alpha", lambda value: 0 <= value <= 1, "a number from 0 to 1")
@@ -53,39 +61,47 @@ class DistillationArguments(Checked):
 class LoopArguments(Checked):
     """How a model is trained."""
 
-    num_train_epochs: int = flag(70, "Passes over the training images.")
-    per_device_train_batch_size: int = flag(32, "Images in a step of one process.")
-    per_device_eval_batch_size: int = flag(256, "Images in an evaluation batch of one process.")
-    gradient_accumulation_steps: int = flag(1, "Batches in an update.")
-    learning_rate: float = flag(3e-3, "Highest learning rate of AdamW.")
-    learning_rate_batch_size: int | None = flag(
-        None, "Effective batch size that the learning rate is meant for; it grows in proportion to the actual one."
+    num_train_epochs: int = HfArg(default=70, help="Passes over the training images.")
+    per_device_train_batch_size: int = HfArg(default=32, help="Images in a step of one process.")
+    per_device_eval_batch_size: int = HfArg(default=256, help="Images in an evaluation batch of one process.")
+    gradient_accumulation_steps: int = HfArg(default=1, help="Batches in an update.")
+    learning_rate: float = HfArg(default=3e-3, help="Highest learning rate of AdamW.")
+    learning_rate_batch_size: int | None = HfArg(
+        default=None,
+        help="Effective batch size that the learning rate is meant for; it grows in proportion to the actual one.",
     )
-    min_learning_rate: float = flag(0.0, "Learning rate at the end of the cosine.")
-    lr_step: str = flag("update", "When the learning rate changes.", choices=["update", "epoch"])
-    warmup_ratio: float | None = flag(None, "Share of the training with a rising learning rate.")
-    warmup_epochs: float | None = flag(None, "Epochs with a rising learning rate, in place of a share.")
-    warmup_learning_rate: float = flag(0.0, "Learning rate that the warm-up starts from.")
-    weight_decay: float = flag(0.05, "Decay of the weight matrices.")
-    label_smoothing_factor: float = flag(0.0, "Smoothing of the training labels.")
-    max_grad_norm: float = flag(1.0, "Gradients are clipped to this norm; 0 does not clip.")
-    ema_decay: float = flag(0.0, "Decay of a moving average of the weights, after each update; 0 keeps none.")
-    save_ema: bool = flag(False, "Evaluate and save the moving average in place of the trained weights.")
-    mixed_precision: str | None = flag(
-        None, "Arithmetic; by default what `accelerate launch` was told, else no.", choices=["no", "bf16", "fp16"]
+    min_learning_rate: float = HfArg(default=0.0, help="Learning rate at the end of the cosine.")
+    lr_step: str = HfArg(
+        default="update", help="When the learning rate changes.", metadata={"choices": ["update", "epoch"]}
     )
-    gradient_checkpointing: bool = flag(False, "Compute activations twice in place of keeping them.")
-    compile: bool = flag(False, "Compile the model with torch.compile.")
-    dataloader_num_workers: int | None = flag(
-        None, "Processes that load images, for each training process; by default as many as it has cores, 8 at most."
+    warmup_ratio: float | None = HfArg(default=None, help="Share of the training with a rising learning rate.")
+    warmup_epochs: float | None = HfArg(default=None, help="Epochs with a rising learning rate, in place of a share.")
+    warmup_learning_rate: float = HfArg(default=0.0, help="Learning rate that the warm-up starts from.")
+    weight_decay: float = HfArg(default=0.05, help="Decay of the weight matrices.")
+    label_smoothing_factor: float = HfArg(default=0.0, help="Smoothing of the training labels.")
+    max_grad_norm: float = HfArg(default=1.0, help="Gradients are clipped to this norm; 0 does not clip.")
+    ema_decay: float = HfArg(
+        default=0.0, help="Decay of a moving average of the weights, after each update; 0 keeps none."
     )
-    num_cpu_threads: int = flag(
-        1,
-        "Threads of a process for arithmetic on a CPU; 0 leaves it to torch. Small models gain little from a second"
-        " one, and lose much where it has to wait for a busy core.",
+    save_ema: bool = HfArg(default=False, help="Evaluate and save the moving average in place of the trained weights.")
+    mixed_precision: str | None = HfArg(
+        default=None,
+        help="Arithmetic; by default what `accelerate launch` was told, else no.",
+        metadata={"choices": ["no", "bf16", "fp16"]},
     )
-    seed: int = flag(0, "Seed of weights, order and augmentation.")
-    disable_tqdm: bool = flag(False, "Show no progress bar.")
+    gradient_checkpointing: bool = HfArg(default=False, help="Compute activations twice in place of keeping them.")
+    compile: bool = HfArg(default=False, help="Compile the model with torch.compile.")
+    dataloader_num_workers: int | None = HfArg(
+        default=None,
+        help="Processes that load images, for each training process; by default as many as it has cores, 8 at most.",
+    )
+    num_cpu_threads: int = HfArg(
+        default=1,
+        help="Threads of a process for arithmetic on a CPU; 0 leaves it to torch. Small models gain little from a"
+        " second one, and lose much where it has to wait for a busy core.",
+    )
+    seed: int = HfArg(default=0, help="Seed of weights, order and augmentation.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
         if self.dataloader_num_workers is None:
@@ -118,13 +134,19 @@ class LoopArguments(Checked):
 class PreprocessingArguments(Checked):
     """What the image processor of a model from scratch does; pretrained models bring theirs."""
 
-    image_mean: list[float] = flag([0.5, 0.5, 0.5], "Mean of the three channels, from 0 to 1.")
-    image_std: list[float] = flag([0.5, 0.5, 0.5], "Standard deviation of the three channels.")
-    eval_interpolation: str = flag(
-        "bilinear", "Filter of the resizing.", choices=["nearest", "bilinear", "bicubic", "lanczos"]
+    image_mean: list[float] = HfArg(
+        default_factory=lambda: [0.5, 0.5, 0.5], help="Mean of the three channels, from 0 to 1."
     )
-    eval_crop_ratio: float | None = flag(
-        None, "Size of the centre crop by that of the shorter edge; by default the whole image is resized."
+    image_std: list[float] = HfArg(
+        default_factory=lambda: [0.5, 0.5, 0.5], help="Standard deviation of the three channels."
+    )
+    eval_interpolation: str = HfArg(
+        default="bilinear",
+        help="Filter of the resizing.",
+        metadata={"choices": ["nearest", "bilinear", "bicubic", "lanczos"]},
+    )
+    eval_crop_ratio: float | None = HfArg(
+        default=None, help="Size of the centre crop by that of the shorter edge; by default the whole image is resized."
     )
 
     def __post_init__(self) -> None:
@@ -139,11 +161,15 @@ class PreprocessingArguments(Checked):
 class CheckpointArguments(Checked):
     """What is kept of a run while it lasts."""
 
-    output_dir: str | None = flag(None, "Folder of the trained model; by default one in outputs/.")
-    overwrite_output_dir: bool = flag(False, "Replace the run in that folder.")
-    checkpointing_steps: str | None = flag(None, "Write a checkpoint every so many updates, or every `epoch`.")
-    save_total_limit: int | None = flag(None, "Keep only so many checkpoints, the newest.")
-    resume_from_checkpoint: str | None = flag(None, "Continue from a checkpoint: its folder, or `latest`.")
+    output_dir: str | None = HfArg(default=None, help="Folder of the trained model; by default one in outputs/.")
+    overwrite_output_dir: bool = HfArg(default=False, help="Replace the run in that folder.")
+    checkpointing_steps: str | None = HfArg(
+        default=None, help="Write a checkpoint every so many updates, or every `epoch`."
+    )
+    save_total_limit: int | None = HfArg(default=None, help="Keep only so many checkpoints, the newest.")
+    resume_from_checkpoint: str | None = HfArg(
+        default=None, help="Continue from a checkpoint: its folder, or `latest`."
+    )
 
     def __post_init__(self) -> None:
         steps = self.checkpointing_steps
@@ -164,9 +190,11 @@ class CheckpointArguments(Checked):
 class TrackingArguments(Checked):
     """Where the run can be watched."""
 
-    with_tracking: bool = flag(False, "Report loss and metrics to experiment trackers.")
-    report_to: str = flag("all", "Which tracker; all takes those that are installed.", choices=list(REPORT_TO))
-    logging_steps: int = flag(50, "Updates between two reports to trackers.")
+    with_tracking: bool = HfArg(default=False, help="Report loss and metrics to experiment trackers.")
+    report_to: str = HfArg(
+        default="all", help="Which tracker; all takes those that are installed.", metadata={"choices": list(REPORT_TO)}
+    )
+    logging_steps: int = HfArg(default=50, help="Updates between two reports to trackers.")
 
     def __post_init__(self) -> None:
         self.require_all("logging_steps", lambda value: value >= 1, "at least 1")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..cli.flags import flag
+from transformers.hf_argparser import HfArg
+
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 
@@ -23,10 +24,10 @@ RECIPES = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 class RecipeArguments:
     """Which values the flags have where the user gives none."""
 
-    recipe: str | None = flag(
-        None,
-        f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits for the"
-        " digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place of the"
+    recipe: str | None = HfArg(
+        default=None,
+        help=f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits for"
+        " the digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place of the"
         " defaults below.",
     )
 

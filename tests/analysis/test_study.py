@@ -284,7 +284,7 @@ def test_a_miniature_study_writes_table_numbers_and_picture_and_goes_on_where_it
 def test_flags_that_are_not_the_studys_reach_the_training_and_its_mistakes_come_back(
     study_script, stand_in, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(study_script, "TRAIN_SCRIPT", stand_in)
+    monkeypatch.setattr(study_script, "TRAIN_COMMAND", (sys.executable, str(stand_in)))
     arguments = ["--disable_tqdm", "--variants", "cb", "--output_dir", str(tmp_path / "out")]
     err = failing(study_script, [*arguments, "--fail", "depth6-cb-seed0"], capsys)
     assert "depth6-cb-seed0 failed (1): train.py: error: this one fails" in err
