@@ -23,7 +23,7 @@ from ..analysis.models import AnalysedModel
 from ..analysis.report import ANALYSIS_FILES, write_analysis
 from ..analysis.running import ImageBatches, analyse
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides, run
+from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, load_data
 from ..errors import UsageError
@@ -120,7 +120,3 @@ def measure(model: AnalysedModel, images: Dataset, analysis: AnalysisArguments) 
     # one model at a time on the device
     model.model.to("cpu")
     return result
-
-
-if __name__ == "__main__":
-    run(main)

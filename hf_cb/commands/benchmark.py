@@ -40,7 +40,7 @@ from ..benchmark.loader_benchmark import (
 from ..benchmark.measure import ModelBenchmarkArguments, benchmark_models
 from ..benchmark.report import format_tables, save_picture
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, run
+from ..cli.parser import ArgumentParser
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         benchmark.save_picture(results, folder / "benchmark.png")
         (folder / "all_results.json").write_text(json.dumps({"what": what, **results}, indent=2) + "\n")
     print(f"{results['setting']}\n\n{benchmark.format_tables(results)}\n\n{output_dir}")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -27,7 +27,7 @@ from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.output_dir import EVALUATION_FILES, check_output_dir
-from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides, run
+from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
@@ -146,7 +146,3 @@ def summary(results: dict[str, Any], names: Sequence[str]) -> str:
         for name, model in ((name, results["models"][name]) for name in names)
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    run(main)

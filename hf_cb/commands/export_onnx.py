@@ -19,7 +19,7 @@ from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, run
+from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.onnx_export import ONNX_FILE, export_onnx, load_classifier, onnx_difference, require
 
@@ -61,7 +61,3 @@ def _save_image_processor(name_or_path: str, folder: Path) -> None:
     except (OSError, ValueError):
         # weights and configuration alone make a model too
         return
-
-
-if __name__ == "__main__":
-    run(main)

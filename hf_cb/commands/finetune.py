@@ -36,7 +36,7 @@ from transformers.utils import logging
 
 from .. import ViTCBConfig
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ConfigArguments, command_line, config_overrides, run
+from ..cli.parser import ConfigArguments, command_line, config_overrides
 from ..cli.record import describe_run
 from ..data.dataset import ImageDataset, evaluation_transform
 from ..data.sources import DataArguments, ImageData, load_data
@@ -252,7 +252,3 @@ def push(trainer: FineTuner, output_dir: Path) -> None:
         trainer.push_to_hub()
     except OSError as error:
         raise UsageError(f"the run is in {output_dir}, but the push failed: {error}") from error
-
-
-if __name__ == "__main__":
-    run(main)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..cli.parser import ArgumentParser, run
+from ..cli.parser import ArgumentParser
 from ..hub.push import push_to_hub
 
 
@@ -56,7 +56,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{size:>12,} bytes  {name}")
     else:
         print(f"{parsed.model_dir} is now {push.url}, with the tag {push.tag}")
-
-
-if __name__ == "__main__":
-    run(main)

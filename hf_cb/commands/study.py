@@ -34,16 +34,15 @@ from ..analysis.running import ImageBatches, analyse
 from ..analysis.study import VARIANTS, Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, command_line, run
+from ..cli.parser import ArgumentParser, command_line
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
-from . import train
 
 
 # what the study itself decides for each run
 RESERVED = ("seed", "num_hidden_layers", "context_broadcast", "attn_scale", "feat_scale", "resume_from_checkpoint")
-TRAIN_COMMAND = (sys.executable, "-m", train.__name__)
+TRAIN_COMMAND = (sys.executable, "-m", "hf_cb", "train")
 STUDY_FILES = ("study.json", "study.md", "study.png")
 EVAL_BATCH_SIZE = 64
 
@@ -196,7 +195,3 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    run(main)

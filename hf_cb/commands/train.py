@@ -26,7 +26,7 @@ from accelerate.utils import set_seed
 
 from .. import ViTCBConfig
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides, run
+from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides
 from ..cli.record import describe_run
 from ..data.augmentation import AugmentationArguments, Normalization
 from ..data.sources import DataArguments, load_data
@@ -143,7 +143,3 @@ def describe(
     (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
     save_training_curves(results["history"], folder / "training_curves.png")
     render_card(config, results, data, command, name).save(folder / "README.md")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -26,9 +26,9 @@ class RecipeArguments:
 
     recipe: str | None = HfArg(
         default=None,
-        help=f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits for"
-        " the digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place of the"
-        " defaults below.",
+        help=f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits"
+        " for the digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place"
+        " of the defaults below.",
     )
 
 
