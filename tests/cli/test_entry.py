@@ -50,7 +50,12 @@ def test_every_command_tells_its_flags(monkeypatch, capsys, name):
 
 @pytest.mark.parametrize(
     ("module", "wanted"),
-    [("accelerate", "'hf_cb[train]'"), ("sklearn", "'hf_cb[train]'"), ("onnx", "'hf_cb[export]'"), ("unheard", "unheard")],
+    [
+        ("accelerate", "'hf_cb[train]'"),
+        ("sklearn", "'hf_cb[train]'"),
+        ("onnx", "'hf_cb[export]'"),
+        ("unheard", "unheard"),
+    ],
 )
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(module, wanted):
     said = missing_extra(ModuleNotFoundError(f"No module named {module!r}", name=f"{module}.part"))
