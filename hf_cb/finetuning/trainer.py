@@ -20,7 +20,8 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..data.dataset import IGNORED_LABEL, ImageDataset, collate
+from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, raise_mistake
+from ..data.digits import DIGITS_CROP_SCALE
 from ..errors import UsageError
 from ..metrics import TOP_K
 from ..models.classifier import PixelScale
@@ -30,9 +31,6 @@ from .arguments import AugmentationArguments
 
 
 logger = logging.get_logger(__name__)
-
-# the digits' pictures hold nothing but the digit, and their mirror images are no digits
-DIGITS_CROP_SCALE = 0.6
 
 
 class RandomView:
@@ -83,7 +81,7 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """`pixel_values` [B, 3, height, width] and `labels` [B]."""
         batch = collate(rows)
-        for index, why in batch.pop("skipped"):
+        for index, why in batch.pop("skipped", ()):
             if index not in self.named:
                 self.named.add(index)
                 logger.warning(f"an image cannot be read and is left out: {why}")
@@ -121,6 +119,10 @@ class FineTuner(Trainer):
         groups = parameter_groups(model, weight_decay=1.0)
         decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
         return [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        raise_mistake(inputs)
+        return super()._prepare_inputs(inputs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """As Trainer's, each image counting once and without label smoothing."""
