@@ -22,7 +22,7 @@ PHASES = ("forward", "training")
 
 @dataclass
 class ModelBenchmarkArguments:
-    """What `--what model` measures."""
+    """What is measured."""
 
     model_type: str = HfArg(
         default=ViTCBConfig.model_type, help="Architecture of the models.", metadata={"choices": list(MODEL_TYPES)}
