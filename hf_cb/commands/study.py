@@ -31,13 +31,14 @@ from transformers.utils import logging
 
 from ..analysis.models import AnalysedModel
 from ..analysis.running import ImageBatches, analyse
-from ..analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
 from ..cli.output_dir import check_output_dir, replacing
 from ..cli.parser import ArgumentParser, command_line, run
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
+from ..techniques.variants import VARIANTS
 from . import train
 
 

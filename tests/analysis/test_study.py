@@ -16,10 +16,11 @@ from scipy import stats
 
 from helpers import tiny_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from hf_cb.analysis.study import Run, RunPool, StudyFolder
 from hf_cb.analysis.study_results import mean_over_seeds, paired_interval, render_table, summarise
 from hf_cb.cli.parser import run
 from hf_cb.errors import UsageError
+from hf_cb.techniques.variants import VARIANTS
 
 
 # in the place of scripts/train.py: notes that it ran, waits if it is told to, and writes results
