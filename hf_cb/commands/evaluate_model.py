@@ -31,10 +31,11 @@ from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides, r
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
-from ..evaluation.panel import LoadingArguments, Panel, short_names
+from ..evaluation.panel import LoadingArguments, Panel
 from ..evaluation.report import describe_answers, save_evaluation, tables
 from ..evaluation.robustness import RobustnessArguments, compare, measure
 from ..models.classifier import Classifier, load_classifier
+from ..reports.tables import short_names
 
 
 @dataclass

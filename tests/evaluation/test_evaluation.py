@@ -25,7 +25,7 @@ from hf_cb import ViTCBForImageClassification
 from hf_cb.cli.parser import run
 from hf_cb.data.dataset import ImageDataset, evaluation_transform
 from hf_cb.data.sources import DataArguments, load_data
-from hf_cb.evaluation.panel import LoadingArguments, Panel, label_indices, short_names
+from hf_cb.evaluation.panel import LoadingArguments, Panel, Treatment, label_indices
 from hf_cb.evaluation.perturbations import Corruption
 from hf_cb.evaluation.scores import (
     calibration_error,
@@ -36,6 +36,7 @@ from hf_cb.evaluation.scores import (
     reliability,
 )
 from hf_cb.models.classifier import PixelScale, load_classifier
+from hf_cb.reports.tables import short_names
 from photos import write_photos
 
 
@@ -355,8 +356,8 @@ def test_models_of_one_size_see_the_same_perturbed_pixels_and_others_the_same_pi
     assert len(one.scales) == 1
     two = Panel([vit, deit], data.evaluation, PHOTOS, LoadingArguments(disable_tqdm=True))
     assert len(two.scales) == 2 and two.scale_of == [0, 1]
-    logits = two.logits("", perturbation=Corruption("posterize", 5))
-    plain = two.logits("", at_shared_size=True)
+    logits = two.logits("", Treatment(perturbation=Corruption("posterize", 5)))
+    plain = two.logits("", Treatment(at_shared_size=True))
     assert all(not torch.equal(a, b) for a, b in zip(logits, plain))
 
 
