@@ -22,6 +22,13 @@ RUN_RESULTS = ("eval_accuracy", "eval_loss", "train_loss", "train_runtime")
 SHOWN_MEASURES = ("high_frequency_ratio", "token_similarity", "attention_density", "attention_frequency_response")
 DRAWN_MEASURES = ("high_frequency_ratio", "token_similarity")
 
+ON_ACCURACIES = (
+    "Mean and standard deviation over seeds. Differences are paired: the same seed gives the same first weights, order"
+    " and augmentation. Intervals are by Student's t, each for itself, not corrected for their number; one that holds 0"
+    " does not show a difference."
+)
+ON_MEASURES = "Mean over the images that accuracy was measured on, then mean and standard deviation over seeds."
+
 Results = Mapping[Run, Mapping[str, Any]]
 
 
@@ -113,7 +120,13 @@ def render_table(summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]
         layers: of `mean_over_seeds`.
         words: what was trained, on what.
     """
-    accuracies = [
+    parts = (words, _accuracies(summary), ON_ACCURACIES, "After the last layer:", _measures(layers), ON_MEASURES)
+    return "\n\n".join(parts) + "\n"
+
+
+def _accuracies(summary: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["layers", "variant", "accuracy", "difference to plain, 95 % interval", "training loss", "n"]
+    rows = [
         [
             str(row["depth"]),
             row["variant"],
@@ -124,31 +137,17 @@ def render_table(summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]
         ]
         for row in summary
     ]
-    header = ["layers", "variant", "accuracy", "difference to plain, 95 % interval", "training loss", "n"]
+    return markdown_table(columns, rows)
+
+
+def _measures(layers: Mapping[str, Any]) -> str:
     titles = {measure.name: measure.title.lower() for measure in MEASURES}
-    measures = [
+    rows = [
         [depth, variant, *(_last(found.get(name)) for name in SHOWN_MEASURES)]
         for depth, variants in layers.items()
         for variant, found in variants.items()
     ]
-    return "\n".join(
-        [
-            words,
-            "",
-            markdown_table(header, accuracies),
-            "",
-            "Mean and standard deviation over seeds. Differences are paired: the same seed gives the same first"
-            " weights, order and augmentation. Intervals are by Student's t, each for itself, not corrected for their"
-            " number; one that holds 0 does not show a difference.",
-            "",
-            "After the last layer:",
-            "",
-            markdown_table(["layers", "variant", *(titles[name] for name in SHOWN_MEASURES)], measures),
-            "",
-            "Mean over the images that accuracy was measured on, then mean and standard deviation over seeds.",
-            "",
-        ]
-    )
+    return markdown_table(["layers", "variant", *(titles[name] for name in SHOWN_MEASURES)], rows)
 
 
 def _interval(difference: tuple[float, float, float] | None) -> str:

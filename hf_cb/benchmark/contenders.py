@@ -13,7 +13,6 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ViTConfig, ViTForImageClassification
 
-from ..models.onnx_export import Logits
 from ..techniques.apply import apply_techniques, technique_parameters
 from ..techniques.architectures import ARCHITECTURES
 from ..techniques.config import TechniqueConfig
@@ -44,13 +43,24 @@ def sizes_of(config: ViTCBConfig) -> dict[str, Any]:
     return {"num_labels": IMAGENET_CLASSES, **{name: getattr(config, name) for name in SIZES}}
 
 
+class Logits(nn.Module):
+    """A transformers classifier that returns its logits alone, as timm's do."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """[B, 3, height, width] to [B, classes]."""
+        return self.model(pixel_values).logits
+
+
 def _stock_vit(sizes: dict[str, Any]) -> nn.Module:
     return Logits(ViTForImageClassification(ViTConfig(**sizes, attn_implementation="sdpa")))
 
 
 def _vit_cb(sizes: dict[str, Any], technique: str, published: bool = False) -> nn.Module:
-    config = ViTCBConfig(**sizes, **VARIANTS[technique], attn_implementation="sdpa")
-    model = ViTCBForImageClassification(config)
+    model = ViTCBForImageClassification(ViTCBConfig(**sizes, **VARIANTS[technique], attn_implementation="sdpa"))
     _spread_scales(model)
     return Logits(as_published(model) if published else model)
 
@@ -115,11 +125,10 @@ LABELS = {
 CONTENDERS: dict[str, tuple[str, Builder]] = {
     BASELINE: ("ViT (transformers)", _stock_vit),
     **{name: (label, partial(_vit_cb, technique=name)) for name, label in LABELS.items()},
-    **{
-        f"{name}_published": (f"{label}, as published", partial(_vit_cb, technique=name, published=True))
-        for name, label in {**LABELS, "all": "all three"}.items()
-        if name != "cb_s"
-    },
+    "cb_published": ("CB, as published", partial(_vit_cb, technique="cb", published=True)),
+    "attn_scale_published": ("AttnScale, as published", partial(_vit_cb, technique="attn_scale", published=True)),
+    "feat_scale_published": ("FeatScale, as published", partial(_vit_cb, technique="feat_scale", published=True)),
+    "all_published": ("all three, as published", partial(_vit_cb, technique="all", published=True)),
     "timm": ("ViT (timm)", _timm_vit),
 }
 # how cost grows with the tokens is shown for these

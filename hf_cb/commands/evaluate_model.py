@@ -3,7 +3,7 @@
     python scripts/evaluate_model.py --model_name_or_path outputs/vit-cb-digits
 
 measures any image classifier of transformers, ViT-CB or not, on the digits' test split or on the images that the data
-flags name, and writes `eval_results.json`, tables and pictures to `outputs/evaluation`: a few seconds for the digits.
+flags name, and writes `eval_results.json`, tables and figures to `outputs/evaluation`: a few seconds for the digits.
 
     python scripts/evaluate_model.py --model_name_or_path M --validation_dir photos --patch_drop --corruptions \\
         --fgsm_epsilons 1 2 4 --pgd_epsilons 1 2 4 --compare M2 M3

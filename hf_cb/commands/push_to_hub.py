@@ -4,7 +4,7 @@
     python scripts/push_to_hub.py --model_dir outputs/vit-cb-digits --repo_id USER/vit-cb-digits
 
 loads the folder in a process that cannot import hf_cb, compares what it computes with hf_cb's own, and then uploads
-model, code, image processor, card, results and pictures in one commit, which loads with and without hf_cb. The token is
+model, code, image processor, card, results and figures in one commit, which loads with and without hf_cb. The token is
 that of `hf auth login`, or of the environment's HF_TOKEN.
 
     python scripts/push_to_hub.py --model_dir outputs/vit-cb-digits --repo_id USER/vit-cb-digits --dry_run

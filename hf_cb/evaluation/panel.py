@@ -16,8 +16,8 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..data.images import UnreadableImageError, read_image
-from ..errors import UsageError
 from ..models.classifier import Classifier, PixelScale
 
 
@@ -125,7 +125,7 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 @dataclass
-class LoadingArguments:
+class LoadingArguments(Checked):
     """How images are read and sent through the models."""
 
     per_device_eval_batch_size: int = HfArg(default=64, help="Images in a batch.")
@@ -133,9 +133,8 @@ class LoadingArguments:
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
-        for name, least in (("per_device_eval_batch_size", 1), ("dataloader_num_workers", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        self.require_all("per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
+        self.require_all("dataloader_num_workers", lambda value: value >= 0, "at least 0")
 
 
 class Panel:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..errors import UsageError
 from .attacks import FGSM, PGD, RandomSigns
 from .panel import UNTREATED, Attack, Panel, Treatment
@@ -27,7 +28,7 @@ LEVELS = {
 
 
 @dataclass
-class RobustnessArguments:
+class RobustnessArguments(Checked):
     """Under what the models are tested too; a flag without values takes its usual ones."""
 
     patch_drop: list[float] | None = HfArg(
@@ -56,13 +57,9 @@ class RobustnessArguments:
         self.corruptions = self._values("corruptions", CORRUPTIONS, lambda name: name in CORRUPTIONS, f"among {names}")
         for name in ("fgsm_epsilons", "pgd_epsilons"):
             setattr(self, name, self._values(name, EPSILONS, lambda e: 0 <= e <= 255, "numbers from 0 to 255"))
-        for name, allowed in (("pgd_steps", range(1, 10**6)), ("num_bootstrap_samples", range(100, 10**7))):
-            if getattr(self, name) not in allowed:
-                raise UsageError(
-                    f"`{name}` must be from {allowed.start} to {allowed.stop - 1}, got {getattr(self, name)}."
-                )
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"`seed` must be an integer from 0 to 2**32 - 1, got {self.seed}.")
+        self.require_all("pgd_steps", lambda value: 1 <= value < 10**6, "from 1 to 999999")
+        self.require_all("num_bootstrap_samples", lambda value: 100 <= value < 10**7, "from 100 to 9999999")
+        self.require_all("seed", lambda value: 0 <= value < 2**32, "an integer from 0 to 2**32 - 1")
 
     def _values(self, name: str, usual: Any, is_allowed: Any, allowed: str) -> list[Any] | None:
         given = getattr(self, name)

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -75,7 +75,7 @@ def push_to_hub(
     commit_message: str = COMMIT_MESSAGE,
     show_progress: bool = False,
 ) -> Push:
-    """Upload a model with its code, image processor, card, results and pictures to the Hub, in one commit.
+    """Upload a model with its code, image processor, card, results and figures to the Hub, in one commit.
 
     Before anything is uploaded, or a repository made, the folder is loaded in a process that cannot import this
     package, and its outputs are compared with those here. Checkpoints, averaged weights, pickles and hidden files stay.
@@ -263,7 +263,7 @@ def _upload(
     # the card is there and names the tag: the same push again makes no second commit and sets the tag
     with hub_errors(f"{repo_id} has the model, but not the tag {push.tag}; run the command again", token):
         api.create_tag(repo_id, tag=push.tag, revision=commit.oid, exist_ok=True)
-    return Push(repo_id, branch, push.files, push.tag, commit.commit_url)
+    return replace(push, url=commit.commit_url)
 
 
 def _is_ours(name: str) -> bool:

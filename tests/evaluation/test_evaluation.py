@@ -35,6 +35,7 @@ from hf_cb.evaluation.scores import (
     per_class_accuracy,
     reliability,
 )
+from hf_cb.metrics import first_guesses
 from hf_cb.models.classifier import PixelScale, load_classifier
 from hf_cb.reports.tables import short_names
 from photos import write_photos
@@ -82,6 +83,13 @@ def test_metrics_of_a_hand_made_case():
     assert metrics["eval_top_5_accuracy"] == pytest.approx(2 / 3)
     expected = torch.nn.functional.cross_entropy(logits.double(), torch.tensor([0, 4, 6])).item()
     assert metrics["eval_loss"] == pytest.approx(expected)
+
+
+def test_of_equal_logits_the_first_is_the_guess_as_argmax_has_it():
+    logits = torch.tensor([[0.0, 2, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+    assert first_guesses(logits).tolist() == [[1, 3, 4, 2, 0], [0, 1, 2, 3, 4]]
+    assert torch.equal(first_guesses(logits)[:, 0], logits.argmax(1))
+    assert first_guesses(logits[:, :2]).tolist() == [[1, 0], [0, 1]]
 
 
 def test_the_confusion_matrix_counts_and_has_a_column_for_other_guesses():
