@@ -12,7 +12,7 @@ from .models import AnalysedModel, LayerOutputs
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model sees in a few images, for pictures.
+    """What a model sees in a few images, for figures.
 
     Args:
         images: [B, height, width, C] as they enter the model, stretched to the range from 0 to 1.

@@ -133,7 +133,7 @@ class ModelRecord:
         return {**results, "left_out": left_out}
 
 
-def analyse(
+def analyze(
     model: AnalysedModel,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
@@ -178,7 +178,7 @@ def analyse(
 
 
 class ImageBatches:
-    """Images as batches for `analyse`, each made by the model's own image processor.
+    """Images as batches for `analyze`, each made by the model's own image processor.
 
     Args:
         images: rows with `image` and `label`.

@@ -17,17 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError, one_line
+from ..techniques.variants import VARIANTS
 
 
-# flags of scripts/train.py; `all` has CB in its plain form, since both of its forms at once there are not
-VARIANTS = {
-    "plain": ("--context_broadcast", "none"),
-    "cb": ("--context_broadcast", "plain"),
-    "cb_s": ("--context_broadcast", "scaled"),
-    "attn_scale": ("--context_broadcast", "none", "--attn_scale"),
-    "feat_scale": ("--context_broadcast", "none", "--feat_scale"),
-    "all": ("--context_broadcast", "plain", "--attn_scale", "--feat_scale"),
-}
 RECORD = "study_run.json"
 UNFINISHED = ".unfinished-"
 
@@ -52,7 +44,8 @@ class Run:
 
     @property
     def flags(self) -> list[str]:
-        return ["--num_hidden_layers", str(self.depth), *VARIANTS[self.variant], "--seed", str(self.seed)]
+        fields = {"num_hidden_layers": self.depth, **VARIANTS[self.variant], "seed": self.seed}
+        return [word for name, value in fields.items() for word in (f"--{name}", str(value).lower())]
 
 
 class StudyFolder:

@@ -3,7 +3,7 @@
     python scripts/evaluate_model.py --model_name_or_path outputs/vit-cb-digits
 
 measures any image classifier of transformers, ViT-CB or not, on the digits' test split or on the images that the data
-flags name, and writes `eval_results.json`, tables and pictures to `outputs/evaluation`: a few seconds for the digits.
+flags name, and writes `eval_results.json`, tables and figures to `outputs/evaluation`: a few seconds for the digits.
 
     python scripts/evaluate_model.py --model_name_or_path M --validation_dir photos --patch_drop --corruptions \\
         --fgsm_epsilons 1 2 4 --pgd_epsilons 1 2 4 --compare M2 M3
@@ -31,10 +31,11 @@ from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
-from ..evaluation.panel import LoadingArguments, Panel, short_names
+from ..evaluation.panel import LoadingArguments, Panel
 from ..evaluation.report import describe_answers, save_evaluation, tables
 from ..evaluation.robustness import RobustnessArguments, compare, measure
 from ..models.classifier import Classifier, load_classifier
+from ..reports.tables import short_names
 
 
 @dataclass

@@ -30,14 +30,15 @@ from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..analysis.models import AnalysedModel
-from ..analysis.running import ImageBatches, analyse
-from ..analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from ..analysis.running import ImageBatches, analyze
+from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
 from ..cli.output_dir import check_output_dir, replacing
 from ..cli.parser import ArgumentParser, command_line
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
+from ..techniques.variants import VARIANTS
 
 
 # what the study itself decides for each run
@@ -158,7 +159,7 @@ def analyse_run(path: Path, data: ImageData) -> dict[str, Any]:
     """One trained model's measures."""
     model = AnalysedModel.from_pretrained(str(path))
     batches = ImageBatches(data.evaluation, model, EVAL_BATCH_SIZE)
-    return analyse(model, batches, PartialState().device, disable=True)[0]
+    return analyze(model, batches, PartialState().device, disable=True)[0]
 
 
 def write_study(
@@ -167,7 +168,7 @@ def write_study(
     analyses: dict[Run, dict[str, Any]],
     description: dict[str, Any],
 ) -> None:
-    """The table, the numbers and the picture, at once."""
+    """The table, the numbers and the figure, at once."""
     summary, layers = summarise(results), mean_over_seeds(analyses)
     runs = [{**vars(one), **{name: result[name] for name in RUN_RESULTS}} for one, result in results.items()]
     first = next(iter(results.values()))

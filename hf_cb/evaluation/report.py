@@ -1,4 +1,4 @@
-"""What an evaluation leaves: results as JSON, tables as Markdown, pictures."""
+"""What an evaluation leaves: results as JSON, tables as Markdown, figures."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..cli.output_dir import EVALUATION_FILES, replacing
+from ..reports.tables import markdown_table
 from .panel import Panel
 from .plots import save_confusion_matrix, save_reliability_diagram, save_robustness_curves
 from .robustness import LEVELS
@@ -74,23 +75,15 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 def _table(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows))
     differences = [f"{model} - {models[0]} (95 %)" for model in models[1:]]
-    lines = [
-        f"## {HEADINGS[kind]}",
-        "",
-        _line(["perturbation", LEVELS.get(kind, "level"), *models, *differences]),
-        _line(["---"] * (2 + len(models) + len(differences))),
+    columns = ["perturbation", LEVELS.get(kind, "level"), *models, *differences]
+    groups = (rows[start : start + len(models)] for start in range(0, len(rows), len(models)))
+    return f"## {HEADINGS[kind]}\n\n{markdown_table(columns, map(_cells, groups))}\n"
+
+
+def _cells(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line of the table, of the rows of all models in one condition."""
+    differences = [
+        f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})" for row in group[1:]
     ]
-    for start in range(0, len(rows), len(models)):
-        group = rows[start : start + len(models)]
-        cells = [group[0]["perturbation"].replace("_", " "), f"{group[0]['level']:g}"]
-        cells += [f"{row['accuracy']:.4f}" for row in group]
-        cells += [
-            f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})"
-            for row in group[1:]
-        ]
-        lines.append(_line(cells))
-    return "\n".join([*lines, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    condition = [group[0]["perturbation"].replace("_", " "), f"{group[0]['level']:g}"]
+    return [*condition, *(f"{row['accuracy']:.4f}" for row in group), *differences]

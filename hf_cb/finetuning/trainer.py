@@ -23,7 +23,7 @@ from transformers.utils import logging
 from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, raise_mistake
 from ..data.digits import DIGITS_CROP_SCALE
 from ..errors import UsageError
-from ..metrics import TOP_K
+from ..metrics import first_guesses, top_k_accuracy
 from ..models.classifier import PixelScale
 from ..models.technique_loading import from_pretrained
 from ..optimization import parameter_groups
@@ -187,8 +187,8 @@ def loss_function_of(model: nn.Module, label_smoothing: float) -> Callable[..., 
 def ranked_guesses(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
     """What the metrics need of a batch: the first guesses [B, 5] and the cross-entropy of each image [B]."""
     logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-    guesses = logits.topk(min(TOP_K, logits.shape[-1])).indices
-    return guesses, nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+    return first_guesses(logits), losses
 
 
 def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
@@ -204,10 +204,8 @@ def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     readable = evaluated.label_ids != IGNORED_LABEL
     if not readable.any():
         raise UsageError(f"none of the {len(readable)} images to evaluate on can be read.")
-    hits = guesses[readable] == evaluated.label_ids[readable, None]
     return {
-        "accuracy": float(hits[:, 0].mean()),
-        "top_5_accuracy": float(hits.any(axis=1).mean()),
+        **top_k_accuracy(guesses[readable], evaluated.label_ids[readable]),
         "cross_entropy": float(losses[readable].astype(np.float64).mean()),
         "samples": int(readable.sum()),
     }

@@ -16,10 +16,11 @@ from scipy import stats
 
 from helpers import tiny_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from hf_cb.analysis.study import Run, RunPool, StudyFolder
 from hf_cb.analysis.study_results import mean_over_seeds, paired_interval, render_table, summarise
-from hf_cb.cli.parser import run
+from hf_cb.cli.parser import ArgumentParser, ConfigArguments, config_overrides, run
 from hf_cb.errors import UsageError
+from hf_cb.techniques.variants import VARIANTS
 
 
 # in the place of scripts/train.py: notes that it ran, waits if it is told to, and writes results
@@ -288,6 +289,13 @@ def test_flags_that_are_not_the_studys_reach_the_training_and_its_mistakes_come_
     arguments = ["--disable_tqdm", "--variants", "cb", "--output_dir", str(tmp_path / "out")]
     err = failing(study_script, [*arguments, "--fail", "depth6-cb-seed0"], capsys)
     assert "depth6-cb-seed0 failed (1): train.py: error: this one fails" in err
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_flags_of_a_run_are_its_variants_fields(variant):
+    *flags, _, seed = Run(6, variant, 3).flags
+    (config,) = ArgumentParser(ConfigArguments).parse(flags)
+    assert config_overrides(config) == {"num_hidden_layers": 6, **VARIANTS[variant]} and seed == "3"
 
 
 def test_every_technique_is_a_variant():

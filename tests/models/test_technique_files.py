@@ -231,7 +231,7 @@ def test_what_cannot_be_saved_is_not_uploaded(hub, monkeypatch):
 def test_a_failed_save_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     save_techniques(with_techniques("vit", attn_scale=True), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("hf_cb.reports.technique_card.render_technique_card", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("hf_cb.models.technique_files.render_technique_card", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_techniques(with_techniques("vit"), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
