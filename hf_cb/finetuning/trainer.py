@@ -24,7 +24,7 @@ from ..data.dataset import IGNORED_LABEL, ImageDataset, collate
 from ..errors import UsageError
 from ..metrics import TOP_K
 from ..models.classifier import PixelScale
-from ..models.technique_loading import from_pretrained
+from ..models.loading import from_pretrained
 from ..optimization import parameter_groups
 from .arguments import AugmentationArguments
 
