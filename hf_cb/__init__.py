@@ -42,7 +42,7 @@ AutoImageProcessor.register(
 _LATER = {
     "TechniqueConfig": "techniques.config",
     "apply_techniques": "techniques.apply",
-    "from_pretrained": "models.technique_loading",
+    "from_pretrained": "models.loading",
     "load_techniques": "models.technique_files",
     "push_techniques_to_hub": "models.technique_files",
     "remove_techniques": "techniques.apply",

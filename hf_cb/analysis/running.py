@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, evaluation_transform
+from ..errors import UsageError
 from .catalogue import MEASURES, Measure
 from .examples import Examples, take_examples
 from .models import AnalysedModel, LayerOutputs
@@ -106,7 +107,7 @@ class ModelRecord:
         self.omegas = model.omegas if outputs.attentions and not self.why_no_omegas else {}
         self.records = [MeasureRecord(measure, outputs) for measure in MEASURES]
         if all(record.why_left_out for record in self.records):
-            raise ValueError(f"the model {model.name!r} has nothing to measure: {self.records[0].why_left_out}.")
+            raise UsageError(f"the model {model.name!r} has nothing to measure: {self.records[0].why_left_out}.")
         scaled = [measure for measure in MEASURES if measure.takes_scaled and self.omegas]
         self.scaled_records = [MeasureRecord(measure, outputs) for measure in scaled]
 
@@ -170,7 +171,7 @@ def analyze(
         record.add(outputs)
         num_images += len(pixel_values)
     if record is None:
-        raise ValueError(
+        raise UsageError(
             f"none of the images could be read{f'; the first is {unreadable[0][1]}' if unreadable else ''}."
         )
     description = {**model.describe(), **_shapes(outputs), "images": num_images, "images_unreadable": len(unreadable)}
@@ -201,7 +202,7 @@ class ImageBatches:
             sizes = {tuple(row["pixel_values"].shape) for row in rows}
             if len(sizes) > 1:
                 found = " and ".join(map(str, sorted(sizes)[:2]))
-                raise ValueError(
+                raise UsageError(
                     f"the image processor of {self.name!r} makes images of different sizes, such as {found}: give it a"
                     " fixed size or a crop."
                 )

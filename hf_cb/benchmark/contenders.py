@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ViTConfig, ViTForImageClassification
 
+from ..models.classifier import Logits
 from ..techniques.apply import apply_techniques, technique_parameters
 from ..techniques.architectures import ARCHITECTURES
 from ..techniques.config import TechniqueConfig
@@ -41,18 +42,6 @@ IMAGENET_CLASSES = 1000
 def sizes_of(config: ViTCBConfig) -> dict[str, Any]:
     """What all contenders have in common: the sizes of a configuration, and ImageNet's number of classes."""
     return {"num_labels": IMAGENET_CLASSES, **{name: getattr(config, name) for name in SIZES}}
-
-
-class Logits(nn.Module):
-    """A transformers classifier that returns its logits alone, as timm's do."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, height, width] to [B, classes]."""
-        return self.model(pixel_values).logits
 
 
 def _stock_vit(sizes: dict[str, Any]) -> nn.Module:

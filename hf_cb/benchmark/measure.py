@@ -69,13 +69,9 @@ class ModelBenchmarkArguments(Checked):
         """Sizes of the models for images of `image_size` pixels.
 
         Raises:
-            UsageError: there is no such model.
+            ValueError: there is no such model.
         """
-        try:
-            config = ViTCBConfig.from_preset(self.preset, self.num_hidden_layers, image_size=image_size)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        return sizes_of(config)
+        return sizes_of(ViTCBConfig.from_preset(self.preset, self.num_hidden_layers, image_size=image_size))
 
     def torch_device(self) -> torch.device:
         """The device, tried out.

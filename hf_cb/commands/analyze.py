@@ -71,12 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     results, examples = {}, {}
-    try:
-        models = {name: AnalysedModel.from_pretrained(name, techniques) for name in analysis.model_name_or_path}
-        for name, model in models.items():
-            results[name], examples[name] = measure(model, images, analysis)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    models = {name: AnalysedModel.from_pretrained(name, techniques) for name in analysis.model_name_or_path}
+    for name, model in models.items():
+        results[name], examples[name] = measure(model, images, analysis)
 
     description = describe_run(analysis, data_arguments, technique_arguments)
     results = {name: {**result, "data": data_description, **description} for name, result in results.items()}

@@ -71,12 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     data = load_data(data_arguments, robustness.seed)
     names = short_names(models)
-    try:
-        classifiers = load(models, names, evaluation.model_revision, techniques)
-        panel = make_panel(classifiers, data, loading)
-        results = evaluate(panel, names, robustness)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    classifiers = load(models, names, evaluation.model_revision, techniques)
+    panel = make_panel(classifiers, data, loading)
+    results = evaluate(panel, names, robustness)
     record = describe_run(evaluation, data_arguments, loading, robustness, technique_arguments)
     results = {**results, "data": data.description.description, "num_processes": 1, **record}
     save_evaluation(output_dir, results)

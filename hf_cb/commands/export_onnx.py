@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
@@ -21,7 +22,8 @@ from transformers.utils import logging
 from ..cli.output_dir import check_output_dir, replacing
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
-from ..models.onnx_export import ONNX_FILE, export_onnx, load_classifier, onnx_difference, require
+from ..models.loading import load
+from ..models.onnx_export import ONNX_FILE, check_exportable, export_onnx, onnx_difference, require
 
 
 @dataclass
@@ -41,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError(f"`output_dir` {parsed.output_dir!r} is the model's own folder: name another.")
     require("onnx", "onnxscript", *(["onnxruntime"] if parsed.check else []))
     logging.disable_progress_bar()
-    model = load_classifier(parsed.model_name_or_path)
+    loaded = load(parsed.model_name_or_path, dtype=torch.float32)
+    check_exportable(parsed.model_name_or_path, loaded)
+    model = loaded.model.eval()
     results = {"arguments": asdict(parsed), "versions": {name: version(name) for name in ("torch", "onnx")}}
     with replacing(output_dir) as folder:
         export_onnx(model, folder / ONNX_FILE)

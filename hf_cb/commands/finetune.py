@@ -61,9 +61,8 @@ from ..finetuning.trainer import (
     ranked_guesses,
 )
 from ..hub.push import Destination, prepare_push, push_run
-from ..models.heads import load_pretrained
+from ..models.heads import load_for_labels, train_only_techniques
 from ..models.image_processors import load_image_processor
-from ..models.loading import train_only_techniques
 from ..models.lora import add_lora
 
 
@@ -87,11 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
 
     set_seed(training.seed)
-    try:
-        model, image_processor = load(model_arguments, config_overrides(config_arguments), data, training)
-        augment = make_augmentation(augmentation, image_processor, data_arguments.is_digits())
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    model, image_processor = load(model_arguments, config_overrides(config_arguments), data, training)
+    augment = make_augmentation(augmentation, image_processor, data_arguments.is_digits())
     destination = take_over_push(training, model_arguments, model, output_dir)
     train_data = EpochImages(data.train, augment, training.seed) if training.do_train else None
     eval_data = ImageDataset(data.evaluation, evaluation_transform(image_processor)) if training.do_eval else None
@@ -127,13 +123,14 @@ def load(
 ) -> tuple[PreTrainedModel, Any]:
     """The model, with LoRA if asked for, and its image processor; what is new in them is printed."""
     source = arguments.source()
-    model, lines = load_pretrained(
+    loaded, lines = load_for_labels(
         arguments.model_name_or_path, data.label_names, overrides, arguments.ignore_mismatched_sizes, **source
     )
     processor_name = arguments.image_processor_name or arguments.model_name_or_path
+    model = loaded.model
     image_processor, line = load_image_processor(processor_name, model.config, **source)
     if arguments.train_only_techniques:
-        lines.append(train_only_techniques(model, lines))
+        lines.append(train_only_techniques(loaded))
     if arguments.lora_r is not None:
         try:
             model = add_lora(

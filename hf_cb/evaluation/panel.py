@@ -113,7 +113,7 @@ def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name:
     for label in data_labels:
         if model_labels.count(label) != 1:
             found = "has no label" if label not in model_labels else "has several labels"
-            raise ValueError(
+            raise UsageError(
                 f"{name} {found} {label!r}, which the data have; its labels are {_shortened(model_labels)}: give a"
                 " model of these classes, or data whose labels bear the model's names."
             )
@@ -196,7 +196,7 @@ class Panel:
                 with torch.inference_mode():
                     answers[k].append(classifier(images).cpu())
         if len(self.skipped) == len(self.data):
-            raise ValueError(f"none of the {len(self.data)} images can be read; the first is {self.skipped[0]}.")
+            raise UsageError(f"none of the {len(self.data)} images can be read; the first is {self.skipped[0]}.")
         return [torch.cat(parts)[self._is_readable()] for parts in answers]
 
     def correct(self, title: str, treatment: Treatment = UNTREATED) -> list[Tensor]:

@@ -25,7 +25,7 @@ from ..data.digits import DIGITS_CROP_SCALE
 from ..errors import UsageError
 from ..metrics import first_guesses, top_k_accuracy
 from ..models.classifier import PixelScale
-from ..models.technique_loading import from_pretrained
+from ..models.loading import from_pretrained
 from ..optimization import parameter_groups
 from .arguments import AugmentationArguments
 
