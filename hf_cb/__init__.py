@@ -51,8 +51,8 @@ _LATER = {
 }
 
 if TYPE_CHECKING:
+    from .models.loading import from_pretrained
     from .models.technique_files import load_techniques, push_techniques_to_hub, save_techniques
-    from .models.technique_loading import from_pretrained
     from .techniques.apply import apply_techniques, remove_techniques, technique_parameters
     from .techniques.config import TechniqueConfig
 else:

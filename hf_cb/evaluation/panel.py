@@ -18,6 +18,7 @@ from transformers.hf_argparser import HfArg
 
 from ..cli.flags import Checked
 from ..data.images import UnreadableImageError, read_image
+from ..errors import UsageError
 from ..models.classifier import Classifier, PixelScale
 
 
