@@ -18,7 +18,6 @@ backward and AdamW's update. Memory is weights, optimizer state and what the ste
 operations are those of matrix products, which the techniques do not change.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,7 +25,7 @@ from transformers.hf_argparser import HfArg
 
 from ..benchmark.measure import ModelBenchmarkArguments, benchmark_models
 from ..benchmark.report import format_tables, save_figure
-from ..cli.output_dir import check_output_dir, replacing
+from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser
 
 
@@ -46,5 +45,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = benchmark_models(chosen, output.disable_tqdm)
     with replacing(output_dir) as folder:
         save_figure(results, folder / "benchmark.png")
-        (folder / "all_results.json").write_text(json.dumps({"what": "model", **results}, indent=2) + "\n")
+        write_json(folder / "all_results.json", {"what": "model", **results})
     print(f"{results['setting']}\n\n{format_tables(results)}\n\n{output_dir}")

@@ -8,7 +8,6 @@ gives `logits`. In onnxruntime these are compared with torch's before the file t
 that out); the largest difference is printed and in `all_results.json`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -19,7 +18,7 @@ from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..cli.output_dir import check_output_dir, replacing
+from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.loading import load
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results["versions"]["onnxruntime"] = version("onnxruntime")
         model.config.save_pretrained(folder)
         _save_image_processor(parsed.model_name_or_path, folder)
-        (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_json(folder / "all_results.json", results)
     difference = f"onnxruntime within {results['max_logit_difference']:.1e} of torch: " if parsed.check else ""
     print(f"{difference}{output_dir / ONNX_FILE}")
 

@@ -13,7 +13,6 @@ all runs:
 """
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -33,7 +32,7 @@ from ..analysis.models import AnalysedModel
 from ..analysis.running import ImageBatches, analyze
 from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
-from ..cli.output_dir import check_output_dir, replacing
+from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser, command_line
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
@@ -95,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if study.overwrite_output_dir:
         folder.remove_runs()
     folder.check_settings()
-    folder.remove_unfinished()
     with ended_by_sigterm():
         train_all(study, folder, training)
         analyses = analyse_all(study, folder, data_arguments)
@@ -147,10 +145,9 @@ def analyse_all(study: StudyArguments, folder: StudyFolder, data_arguments: Data
     for one in tqdm(study.runs(), desc="measuring", unit="run", disable=study.disable_tqdm):
         file = folder.path(one) / "analysis.json"
         if not file.is_file():
-            result = json.dumps(analyse_run(folder.path(one), load(one.seed)), indent=2, allow_nan=False)
-            part = file.with_name(f".{file.name}")
-            part.write_text(result + "\n", encoding="utf-8")
-            os.replace(part, file)
+            measured = analyse_run(folder.path(one), load(one.seed))
+            with replacing(folder.path(one), ()) as staging:
+                write_json(staging / file.name, measured, allow_nan=False)
         analyses[one] = json.loads(file.read_text(encoding="utf-8"))
     return analyses
 
@@ -179,7 +176,7 @@ def write_study(
     )
     with replacing(output_dir, STUDY_FILES) as folder:
         content = {"description": description, "summary": summary, "layers": layers, "runs": runs}
-        (folder / "study.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(folder / "study.json", content, allow_nan=False)
         (folder / "study.md").write_text(render_table(summary, layers, words), encoding="utf-8")
         save_study(results, summary, layers, folder / "study.png")
 

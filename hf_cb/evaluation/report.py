@@ -1,13 +1,12 @@
 """What an evaluation leaves: results as JSON, tables as Markdown, figures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..cli.output_dir import EVALUATION_FILES, replacing
+from ..cli.output_dir import EVALUATION_FILES, replacing, write_json
 from ..reports.tables import markdown_table
 from .panel import Panel
 from .plots import save_confusion_matrix, save_reliability_diagram, save_robustness_curves
@@ -55,7 +54,7 @@ def save_evaluation(output_dir: Path, results: Mapping[str, Any]) -> None:
     """
     first = next(iter(results["models"].values()))
     with replacing(output_dir, EVALUATION_FILES) as folder:
-        (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        write_json(folder / RESULTS, results)
         (folder / TABLES).write_text(tables(results["robustness"]))
         matrix = torch.tensor(first["confusion_matrix"])
         save_confusion_matrix(matrix, results["label_names"], folder / CONFUSION)
