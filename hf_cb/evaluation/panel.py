@@ -18,6 +18,7 @@ from transformers.hf_argparser import HfArg
 
 from ..cli.flags import Checked
 from ..data.images import UnreadableImageError, read_image
+from ..errors import UsageError
 from ..models.classifier import Classifier, PixelScale
 
 
@@ -105,7 +106,7 @@ def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name:
         [data labels], indices of the model's outputs.
 
     Raises:
-        ValueError: a label of the data is none of the model's, or is several of them.
+        UsageError: a label of the data is none of the model's, or is several of them.
     """
     data_labels, model_labels = [str(label) for label in data_labels], [str(label) for label in model_labels]
     if data_labels == model_labels[: len(data_labels)]:
@@ -113,7 +114,7 @@ def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name:
     for label in data_labels:
         if model_labels.count(label) != 1:
             found = "has no label" if label not in model_labels else "has several labels"
-            raise ValueError(
+            raise UsageError(
                 f"{name} {found} {label!r}, which the data have; its labels are {_shortened(model_labels)}: give a"
                 " model of these classes, or data whose labels bear the model's names."
             )
@@ -147,7 +148,7 @@ class Panel:
         loading: how images are read.
 
     Raises:
-        ValueError: a classifier does not know a label of the data.
+        UsageError: a classifier does not know a label of the data.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class Panel:
             [readable images, outputs] in float32 for each classifier.
 
         Raises:
-            ValueError: no image can be read.
+            UsageError: no image can be read.
         """
         views = Views(self.data, self.scales, treatment)
         answers: list[list[Tensor]] = [[] for _ in self.classifiers]
@@ -196,7 +197,7 @@ class Panel:
                 with torch.inference_mode():
                     answers[k].append(classifier(images).cpu())
         if len(self.skipped) == len(self.data):
-            raise ValueError(f"none of the {len(self.data)} images can be read; the first is {self.skipped[0]}.")
+            raise UsageError(f"none of the {len(self.data)} images can be read; the first is {self.skipped[0]}.")
         return [torch.cat(parts)[self._is_readable()] for parts in answers]
 
     def correct(self, title: str, treatment: Treatment = UNTREATED) -> list[Tensor]:
