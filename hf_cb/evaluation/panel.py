@@ -106,7 +106,7 @@ def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name:
         [data labels], indices of the model's outputs.
 
     Raises:
-        ValueError: a label of the data is none of the model's, or is several of them.
+        UsageError: a label of the data is none of the model's, or is several of them.
     """
     data_labels, model_labels = [str(label) for label in data_labels], [str(label) for label in model_labels]
     if data_labels == model_labels[: len(data_labels)]:
@@ -148,7 +148,7 @@ class Panel:
         loading: how images are read.
 
     Raises:
-        ValueError: a classifier does not know a label of the data.
+        UsageError: a classifier does not know a label of the data.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Panel:
             [readable images, outputs] in float32 for each classifier.
 
         Raises:
-            ValueError: no image can be read.
+            UsageError: no image can be read.
         """
         views = Views(self.data, self.scales, treatment)
         answers: list[list[Tensor]] = [[] for _ in self.classifiers]
