@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .catalogue import NEEDS
 from .measures import dc_share
-from .models import AnalysedModel, LayerOutputs
+from .models import AnalyzedModel, LayerOutputs
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Examples:
     dc_share: Tensor | None
 
 
-def take_examples(model: AnalysedModel, pixel_values: Tensor, outputs: LayerOutputs) -> Examples:
+def take_examples(model: AnalyzedModel, pixel_values: Tensor, outputs: LayerOutputs) -> Examples:
     """Examples of a batch, all of it.
 
     Args:

@@ -64,7 +64,7 @@ class LayerOutputs:
         return replace(self, attentions=scaled)
 
 
-class AnalysedModel:
+class AnalyzedModel:
     """A vision transformer and its image processor.
 
     Args:
@@ -77,7 +77,7 @@ class AnalysedModel:
         self.model, self.image_processor, self.name = model.eval(), image_processor, name
 
     @classmethod
-    def from_pretrained(cls, name: str, techniques: Mapping[str, Any] | None = None) -> "AnalysedModel":
+    def from_pretrained(cls, name: str, techniques: Mapping[str, Any] | None = None) -> "AnalyzedModel":
         """A model of a folder or the Hub, in float32; of one for images and texts, the part for images.
 
         Args:

@@ -13,7 +13,7 @@ from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, evaluation_tran
 from ..errors import UsageError
 from .catalogue import MEASURES, Measure
 from .examples import Examples, take_examples
-from .models import AnalysedModel, LayerOutputs
+from .models import AnalyzedModel, LayerOutputs
 
 
 class RunningMoments:
@@ -102,7 +102,7 @@ class ModelRecord:
         outputs: of any batch.
     """
 
-    def __init__(self, model: AnalysedModel, outputs: LayerOutputs):
+    def __init__(self, model: AnalyzedModel, outputs: LayerOutputs):
         self.why_no_omegas = model.why_omegas_are_left_out(outputs)
         self.omegas = model.omegas if outputs.attentions and not self.why_no_omegas else {}
         self.records = [MeasureRecord(measure, outputs) for measure in MEASURES]
@@ -135,7 +135,7 @@ class ModelRecord:
 
 
 def analyze(
-    model: AnalysedModel,
+    model: AnalyzedModel,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
     num_examples: int = 0,
@@ -188,7 +188,7 @@ class ImageBatches:
         num_workers: processes that load them.
     """
 
-    def __init__(self, images: Dataset, model: AnalysedModel, batch_size: int, num_workers: int = 0):
+    def __init__(self, images: Dataset, model: AnalyzedModel, batch_size: int, num_workers: int = 0):
         self.name = model.name
         data = ImageDataset(images, evaluation_transform(model.image_processor))
         # rows are collated here: an error within a loader's process would lose its one line

@@ -19,7 +19,7 @@ from datasets import Dataset, IterableDataset
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..analysis.models import AnalysedModel
+from ..analysis.models import AnalyzedModel
 from ..analysis.report import ANALYSIS_FILES, write_analysis
 from ..analysis.running import ImageBatches, analyze
 from ..cli.flags import Checked
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     results, examples = {}, {}
-    models = {name: AnalysedModel.from_pretrained(name, techniques) for name in analysis.model_name_or_path}
+    models = {name: AnalyzedModel.from_pretrained(name, techniques) for name in analysis.model_name_or_path}
     for name, model in models.items():
         results[name], examples[name] = measure(model, images, analysis)
 
@@ -99,7 +99,7 @@ def load_images(analysis: AnalysisArguments, data_arguments: DataArguments) -> t
     return images, f"Measured on {len(images):,} images of {data.description.name}."
 
 
-def measure(model: AnalysedModel, images: Dataset, analysis: AnalysisArguments) -> tuple[dict[str, Any], Any]:
+def measure(model: AnalyzedModel, images: Dataset, analysis: AnalysisArguments) -> tuple[dict[str, Any], Any]:
     """One model's measures and examples."""
     batches = ImageBatches(images, model, analysis.per_device_eval_batch_size, analysis.dataloader_num_workers)
     progress = {"desc": model.name, "disable": analysis.disable_tqdm}

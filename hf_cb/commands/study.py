@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..analysis.models import AnalysedModel
+from ..analysis.models import AnalyzedModel
 from ..analysis.running import ImageBatches, analyze
 from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.check_settings()
     with ended_by_sigterm():
         train_all(study, folder, training)
-        analyses = analyse_all(study, folder, data_arguments)
+        analyses = analyze_all(study, folder, data_arguments)
     results = {one: folder.results(one) for one in study.runs()}
     command = command_line("study.py", arguments)
     write_study(output_dir, results, analyses, {**description, **settings, "command": command})
@@ -135,7 +135,7 @@ def train_all(study: StudyArguments, folder: StudyFolder, training: Sequence[str
         pool.train(left, when_done)
 
 
-def analyse_all(study: StudyArguments, folder: StudyFolder, data_arguments: DataArguments) -> dict[Run, dict[str, Any]]:
+def analyze_all(study: StudyArguments, folder: StudyFolder, data_arguments: DataArguments) -> dict[Run, dict[str, Any]]:
     """The measures of every run on the images that it was evaluated on; what is there is not measured again."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -145,16 +145,16 @@ def analyse_all(study: StudyArguments, folder: StudyFolder, data_arguments: Data
     for one in tqdm(study.runs(), desc="measuring", unit="run", disable=study.disable_tqdm):
         file = folder.path(one) / "analysis.json"
         if not file.is_file():
-            measured = analyse_run(folder.path(one), load(one.seed))
+            measured = analyze_run(folder.path(one), load(one.seed))
             with replacing(folder.path(one), ()) as staging:
                 write_json(staging / file.name, measured, allow_nan=False)
         analyses[one] = json.loads(file.read_text(encoding="utf-8"))
     return analyses
 
 
-def analyse_run(path: Path, data: ImageData) -> dict[str, Any]:
+def analyze_run(path: Path, data: ImageData) -> dict[str, Any]:
     """One trained model's measures."""
-    model = AnalysedModel.from_pretrained(str(path))
+    model = AnalyzedModel.from_pretrained(str(path))
     batches = ImageBatches(data.evaluation, model, EVAL_BATCH_SIZE)
     return analyze(model, batches, PartialState().device, disable=True)[0]
 

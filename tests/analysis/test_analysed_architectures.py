@@ -8,7 +8,7 @@ from architectures import FEW, LABELS, call_analysis
 from command_lines import refusal
 from helpers import randomise_
 from hf_cb import TechniqueConfig, apply_techniques
-from hf_cb.analysis.models import AnalysedModel
+from hf_cb.analysis.models import AnalyzedModel
 from reference import attn_scale
 from technique_models import SWIN, randomise_scales_
 
@@ -21,7 +21,7 @@ def test_techniques_that_are_asked_for_are_analysed(tmp_path, architectures):
 def test_the_windows_of_a_layer_have_the_same_omega(images):
     config = SwinConfig(**{**SWIN, "depths": [1, 1]}, **LABELS)
     model = apply_techniques(randomise_(SwinForImageClassification(config)), TechniqueConfig(attn_scale=True))
-    analysed = AnalysedModel(randomise_scales_(model), ViTImageProcessor(), "swin")
+    analysed = AnalyzedModel(randomise_scales_(model), ViTImageProcessor(), "swin")
     outputs = analysed.run(images)
     assert analysed.why_omegas_are_left_out(outputs) is None
     scaled = outputs.with_effective_attention(analysed.omegas)

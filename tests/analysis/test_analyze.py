@@ -16,7 +16,7 @@ from transformers import AutoModel, ViTConfig, ViTImageProcessor
 from helpers import randomise_
 from hf_cb import ViTCBConfig, analysis
 from hf_cb.analysis.catalogue import MEASURES
-from hf_cb.analysis.models import AnalysedModel
+from hf_cb.analysis.models import AnalyzedModel
 from hf_cb.analysis.report import short_labels
 from hf_cb.analysis.running import ImageBatches, RunningMoments, analyze
 from hf_cb.cli.parser import run
@@ -90,7 +90,7 @@ def analysed(analyze_script, paths, tmp_path_factory):
 
 def pixel_values_of(path):
     """The same images as the script's, by the model's own image processor."""
-    batches = ImageBatches(load_digits()["test"].select(drawn()), AnalysedModel.from_pretrained(path), NUM_IMAGES)
+    batches = ImageBatches(load_digits()["test"].select(drawn()), AnalyzedModel.from_pretrained(path), NUM_IMAGES)
     (batch,) = batches
     return batch["pixel_values"]
 
@@ -246,13 +246,13 @@ def test_labels_are_short_where_they_can_be():
 
 
 def analyze_folder(path, images=None, num_examples=0):
-    model = AnalysedModel.from_pretrained(str(path))
+    model = AnalyzedModel.from_pretrained(str(path))
     batches = ImageBatches(load_digits()["test"].select(range(4)) if images is None else images, model, 4)
     return analyze(model, batches, torch.device("cpu"), num_examples, disable=True)
 
 
 def test_a_model_that_returns_no_attentions_is_switched_to_eager(paths):
-    model = AnalysedModel.from_pretrained(paths["vit"])
+    model = AnalyzedModel.from_pretrained(paths["vit"])
     assert model.model.config._attn_implementation == "sdpa"
     assert len(model.run(torch.zeros(1, 3, 16, 16)).attentions) == 2
     assert model.model.config._attn_implementation == "eager"
@@ -278,7 +278,7 @@ def test_a_model_of_a_single_patch_is_measured_as_far_as_it_can_be(tmp_path):
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(paths, tmp_path):
-    model = AnalysedModel.from_pretrained(paths["vit"])
+    model = AnalyzedModel.from_pretrained(paths["vit"])
     with torch.no_grad():
         model.model.layers[1].mlp.fc2.bias.fill_(torch.nan)
     model.model.save_pretrained(tmp_path)

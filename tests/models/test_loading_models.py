@@ -22,7 +22,7 @@ import hf_cb
 from architectures import DIGITS, pictures, state
 from helpers import is_scale, randomise_, tiny_vit_config
 from hf_cb import TechniqueConfig, ViTCBForImageClassification, apply_techniques
-from hf_cb.analysis.models import AnalysedModel
+from hf_cb.analysis.models import AnalyzedModel
 from hf_cb.errors import UsageError
 from hf_cb.models.classifier import load_classifier
 from hf_cb.models.heads import load_for_labels, train_only_techniques
@@ -237,7 +237,7 @@ READERS = {
     "an adapter to evaluate": lambda _, place: load_classifier(str(place / "vit")),
     "a ViT-CB to evaluate": lambda place, _: load_classifier(str(place / "vit-cb"), techniques={"feat_scale": True}),
     "a DINOv2 to evaluate": lambda place, _: load_classifier(str(place / "dinov2"), techniques={"feat_scale": True}),
-    "a model to analyse": lambda place, _: AnalysedModel.from_pretrained(str(place / "dinov2-with")),
+    "a model to analyse": lambda place, _: AnalyzedModel.from_pretrained(str(place / "dinov2-with")),
 }
 
 
