@@ -118,6 +118,8 @@ def _divide(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
     """Take stochastic depth out where the architecture has none; refuse every other field that it does not have."""
     model_type = saved.get("model_type")
+    if model_type is None:
+        raise ValueError("its config.json names no `model_type`, or there is none.")
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
         raise UsageError(f"transformers has no image classifier of type {model_type!r}.")
     unknown = [name for name in fields if name not in CONFIG_MAPPING[model_type].from_dict(dict(saved)).to_dict()]
