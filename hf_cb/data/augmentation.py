@@ -13,9 +13,8 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers import BaseImageProcessor
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..errors import UsageError
 from .dataset import Transform
 from .randomness import seed_device_generator, seed_random_generators

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..errors import UsageError
 from .attacks import FGSM, PGD, RandomSigns
 from .panel import UNTREATED, Attack, Panel, Treatment

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.lora import TARGET_MODULES

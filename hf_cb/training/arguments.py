@@ -4,9 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from transformers.hf_argparser import HfArg
-
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..cli.record import available_cores
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS

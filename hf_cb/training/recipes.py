@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.hf_argparser import HfArg
-
+from ..cli.flags import HfArg
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 
