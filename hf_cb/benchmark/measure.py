@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..cli.flags import Checked, HfArg
 from ..cli.progress import progress_bar

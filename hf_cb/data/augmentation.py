@@ -24,6 +24,8 @@ from .randomness import seed_device_generator, seed_random_generators
 class AugmentationArguments(Checked):
     """What happens to training images before the model sees them."""
 
+    _argument_group_name = "augmentation"
+
     random_resized_crop: list[float] | None = HfArg(
         default=None,
         help="Least and greatest share of the image's area in a random crop; without values, the whole image is"

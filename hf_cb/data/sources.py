@@ -29,6 +29,8 @@ LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, DatasetsError, HfHub
 class DataArguments(Checked):
     """Where images come from; without any, scikit-learn's handwritten digits."""
 
+    _argument_group_name = "data"
+
     dataset_name: str | None = HfArg(default=None, help="Data set of the Hub, or a local folder that `datasets` reads.")
     dataset_config_name: str | None = HfArg(default=None, help="Configuration of that data set.")
     train_dir: str | None = HfArg(

@@ -128,6 +128,8 @@ def _shortened(names: Sequence[str]) -> str:
 class LoadingArguments(Checked):
     """How images are read and sent through the models."""
 
+    _argument_group_name = "loop"
+
     per_device_eval_batch_size: int = HfArg(default=64, help="Images in a batch.")
     dataloader_num_workers: int = HfArg(default=0, help="Processes that read and perturb images.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")

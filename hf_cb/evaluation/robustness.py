@@ -30,6 +30,8 @@ LEVELS = {
 class RobustnessArguments(Checked):
     """Under what the models are tested too; a flag without values takes its usual ones."""
 
+    _argument_group_name = "perturbations"
+
     patch_drop: list[float] | None = HfArg(
         default=None, help="Shares of patches that are blackened, chosen at random in each image; usually 0 to 0.9."
     )

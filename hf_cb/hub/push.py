@@ -136,6 +136,8 @@ def check_destination(repo_id: str, private: bool = False, revision: str | None 
 class HubArguments:
     """Whether the trained model goes to the Hub."""
 
+    _argument_group_name = "output"
+
     push_to_hub: bool = HfArg(default=False, help="Push the trained model to the Hub.")
     hub_model_id: str | None = HfArg(
         default=None, help="USER/NAME to push to; by default the output folder's name, of the user."

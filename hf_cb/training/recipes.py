@@ -23,6 +23,8 @@ RECIPES = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 class RecipeArguments:
     """Which values the flags have where the user gives none."""
 
+    _argument_group_name = "loop"
+
     recipe: str | None = HfArg(
         default=None,
         help=f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits"

@@ -24,15 +24,10 @@ MOST_LINES = 60
 
 
 def floors_broken(folder):
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from importlinter.cli import lint_imports_command as c; sys.exit(c())",
-    ]
+    code = "import sys; from importlinter.cli import lint_imports_command as lint; sys.exit(lint())"
+    command = [sys.executable, "-c", code, "--no-cache"]
     shutil.copy(TOP / "setup.cfg", folder / "setup.cfg")
-    done = subprocess.run(
-        [sys.executable, "-c", code, "--no-cache"], cwd=folder, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
     return done.returncode, done.stdout + done.stderr
 
 
