@@ -116,10 +116,10 @@ def _divide(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
-    """Take stochastic depth out where the architecture has none; refuse every other field that it does not have."""
+    """Take stochastic depth out where the architecture has none; a `ValueError` for every other field it has not."""
     model_type = saved.get("model_type")
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise UsageError(f"transformers has no image classifier of type {model_type!r}.")
+        raise ValueError(f"transformers has no image classifier of type {model_type!r}.")
     unknown = [name for name in fields if name not in CONFIG_MAPPING[model_type].from_dict(dict(saved)).to_dict()]
     lines = []
     if "drop_path_rate" in unknown:
@@ -127,7 +127,7 @@ def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
         fields.pop("drop_path_rate")
         lines.append(f"{model_type} has no stochastic depth: trained without.")
     if unknown:
-        raise UsageError(f"a model of type {model_type!r} has no `{unknown[0]}`: leave the flag out.")
+        raise ValueError(f"a model of type {model_type!r} has no `{unknown[0]}`: leave the flag out.")
     return lines
 
 

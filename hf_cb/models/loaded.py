@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification, PreTrainedModel
@@ -23,7 +24,8 @@ from ..vit_cb.modeling_vit_cb import ViTCBPreTrainedModel
 # how transformers' image classifiers call what stands on the vision model
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "head")
 # what transformers raises for folders and names that hold no such model
-LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError)
+LOADING_ERRORS += (SafetensorError, StrictDataclassError)
 # arguments of `from_pretrained`, though configurations have attributes of these names
 NO_FIELDS = ("attn_implementation", "dtype", "quantization_config", "torch_dtype")
 
