@@ -66,8 +66,13 @@ def load_for_labels(
                 f"{name_or_path!r} is an adapter and no whole model: save `load_adapter(...).merge_and_unload()` of"
                 " `hf_cb.lora`, or run with --merge_lora."
             )
-        _check_head(name_or_path, saved, label_names, new_head)
-        fields, techniques = _divide(overrides or {})
+        if not new_head and _number_of_labels(saved) != len(label_names):
+            raise UsageError(
+                f"{name_or_path!r} has a head for {_number_of_labels(saved)} classes and the data have"
+                f" {len(label_names)}: allow a new head with --ignore_mismatched_sizes."
+            )
+        fields = dict(overrides or {})
+        techniques = {name: fields.pop(name) for name in TechniqueConfig().to_dict() if name in fields}
         # a plain ViT that `apply_techniques` gave some keeps them
         is_vit = saved.get("model_type") in (ViTCBConfig.model_type, ViTConfig.model_type)
         is_vit = is_vit and not find_techniques(saved)
@@ -99,20 +104,6 @@ def _labels_of(saved: dict[str, Any]) -> dict[int, str]:
 def _number_of_labels(saved: dict[str, Any]) -> int:
     # transformers writes no labels where there are its default two
     return len(_labels_of(saved)) or saved.get("num_labels", PreTrainedConfig().num_labels)
-
-
-def _check_head(name_or_path: str, saved: dict[str, Any], label_names: list[str], new_head: bool) -> None:
-    if not new_head and _number_of_labels(saved) != len(label_names):
-        raise UsageError(
-            f"{name_or_path!r} has a head for {_number_of_labels(saved)} classes and the data have {len(label_names)}:"
-            " allow a new head with --ignore_mismatched_sizes."
-        )
-
-
-def _divide(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of other configurations too, and those of techniques."""
-    known = TechniqueConfig().to_dict()
-    return tuple({name: v for name, v in overrides.items() if (name in known) is of} for of in (False, True))
 
 
 def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
