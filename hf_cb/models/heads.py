@@ -90,10 +90,7 @@ def load_for_labels(
         )
     _check_weights(name_or_path, loaded)
     lines += _news(name_or_path, loaded, saved)
-    saved_names = [str(name) for _, name in sorted(_labels_of(saved).items())]
-    if saved_names != label_names and sorted(saved_names) == sorted(set(label_names)):
-        _reorder_head(loaded.model, [saved_names.index(name) for name in label_names])
-        lines.append("the head's classes are put in the data's order.")
+    lines += _put_in_order(loaded.model, saved, label_names)
     return loaded, lines
 
 
@@ -154,11 +151,17 @@ def _news(name_or_path: str, loaded: Loaded, saved: dict[str, Any]) -> list[str]
 
 
 @torch.no_grad()
-def _reorder_head(model: PreTrainedModel, order: Sequence[int]) -> None:
+def _put_in_order(model: PreTrainedModel, saved: dict[str, Any], label_names: list[str]) -> list[str]:
+    """The head's rows where the same classes come in another order, and a line on it."""
+    saved_names = [str(name) for _, name in sorted(_labels_of(saved).items())]
+    if saved_names == label_names or sorted(saved_names) != sorted(set(label_names)):
+        return []
+    order = [saved_names.index(name) for name in label_names]
     heads = [head for name, head in model.named_children() if name in HEADS]
     layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
     for parameter in (p for layer in layers if layer.out_features == len(order) for p in layer.parameters()):
-        parameter.copy_(parameter[list(order)].clone())
+        parameter.copy_(parameter[order].clone())
+    return ["the head's classes are put in the data's order."]
 
 
 def train_only_techniques(loaded: Loaded) -> str:
