@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..cli.flags import Checked, HfArg
+from ..cli.flags import HfArg, ThreadArguments
 from ..cli.progress import progress_bar
 from ..cli.record import available_cores, describe_run
 from ..errors import UsageError
@@ -22,7 +22,7 @@ PHASES = ("forward", "training")
 
 
 @dataclass
-class ModelBenchmarkArguments(Checked):
+class ModelBenchmarkArguments(ThreadArguments):
     """What is measured."""
 
     model_type: str = HfArg(
@@ -50,12 +50,11 @@ class ModelBenchmarkArguments(Checked):
     )
     sweep_batch_size: int = HfArg(default=1, help="Images in a step of the sweep.")
     sweep_num_rounds: int = HfArg(default=3, help="How often every step of the sweep is timed.")
-    num_cpu_threads: int = HfArg(default=1, help="Threads for arithmetic on a CPU; 0 leaves it to torch.")
 
     def __post_init__(self) -> None:
         counts = "num_hidden_layers batch_size num_rounds sweep_batch_size sweep_num_rounds"
         self.require_all(counts, lambda value: value >= 1, "at least 1")
-        self.require_all("num_cpu_threads", lambda value: 0 <= value <= 1024, "from 0 to 1024")
+        self.check_threads()
         known = list(contenders_of(self.model_type))
         unknown = [name for name in self.models or [] if name not in known]
         if unknown:

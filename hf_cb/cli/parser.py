@@ -157,6 +157,11 @@ def _without_place(word: str) -> str:
     return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
+def print_next(command: str, *words: str) -> None:
+    """Name the command that one may want next."""
+    print(f"next: {shlex.join(['hf-cb', command, *words])}")
+
+
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a script's `main`; a user's mistake becomes one line on stderr and exit code 2, Ctrl-C 130, SIGTERM 143."""
     signal.signal(signal.SIGTERM, _terminate)

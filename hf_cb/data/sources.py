@@ -68,9 +68,19 @@ class DataArguments(Checked):
             "train_file": (self.train_file, self.validation_file),
         }
 
+    def words(self) -> list[str]:
+        """The flags of the place that data come from, for another command line."""
+        given = {name: getattr(self, name) for name in ("dataset_name", "train_dir", "validation_dir", "train_file")}
+        given["validation_file"] = self.validation_file
+        return [word for name, value in given.items() if value for word in (f"--{name}", *_as_list(value))]
+
     def is_digits(self) -> bool:
         """Whether no source is given."""
         return not any(value for source in self.sources().values() for value in source)
+
+
+def _as_list(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass

@@ -67,7 +67,7 @@ def save(config, folder, seed=0):
 def run_script(script, paths, output_dir, *arguments):
     script.main(
         ["--model_name_or_path", *paths, "--output_dir", str(output_dir), "--disable_tqdm"]
-        + ["--max_samples", str(NUM_IMAGES), *arguments]
+        + ["--max_eval_samples", str(NUM_IMAGES), *arguments]
     )
     return json.loads((output_dir / "analysis.json").read_text())
 
@@ -376,7 +376,7 @@ def test_a_model_that_cannot_be_measured_is_one_line_with_its_name(
 ):
     make(tmp_path / "bad", paths)
     arguments = ["--model_name_or_path", paths["vit"], str(tmp_path / "bad"), "--output_dir", str(tmp_path / "out")]
-    err = failing(analyze_script, [*arguments, "--max_samples", "2", "--disable_tqdm"], capsys)
+    err = failing(analyze_script, [*arguments, "--max_eval_samples", "2", "--disable_tqdm"], capsys)
     assert named in err and str(tmp_path / "bad") in err
     assert not (tmp_path / "out").exists()
 
@@ -395,7 +395,7 @@ BAD_FLAGS = {
     "no models": (["--model_name_or_path"], "at least one model"),
     "a model twice": (["--model_name_or_path", "{vit}", "{vit}"], "twice"),
     "a folder that is not there": (["--model_name_or_path", "no/such/folder"], "no/such/folder"),
-    "no images": (["--max_samples", "0"], "max_samples"),
+    "no images": (["--max_eval_samples", "0"], "max_samples"),
     "an empty batch": (["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size"),
     "fewer examples than none": (["--num_examples", "-1"], "num_examples"),
     "an unknown flag": (["--max_images", "3"], "--max_images"),
