@@ -8,7 +8,8 @@ from ..reports.tables import markdown_table
 
 
 COLUMNS = ("model", "forward, ms", "ratio (range), of best", "training step, ms", "ratio (range), of best")
-MEMORY_COLUMNS = ("memory, MiB", "ratio", "training memory, MiB", "ratio", "GFLOP an image")
+MEMORY_COLUMNS = ("memory, MiB", "ratio", "training memory, MiB", "ratio")
+KEPT_COLUMNS = ("kept for the backward pass, MiB", "ratio", "GFLOP an image")
 SWEEP_COLUMNS = ("tokens", "model", "forward, ms", "ratio (range), of best", "memory, MiB", "ratio", "GFLOP an image")
 
 
@@ -18,8 +19,8 @@ def _time(measured: dict[str, Any]) -> tuple[str, str]:
     return f"{median} ({shortest} to {longest})", f"{ratios}, {measured['ratio_of_best']:.3f}"
 
 
-def _memory(measured: dict[str, Any]) -> tuple[str, str]:
-    return f"{measured['peak_bytes'] / 2**20:.0f}", f"{measured['peak_ratio']:.3f}"
+def _memory(measured: dict[str, Any], kind: str = "peak") -> tuple[str, str]:
+    return f"{measured[f'{kind}_bytes'] / 2**20:.0f}", f"{measured[f'{kind}_ratio']:.3f}"
 
 
 def _gflops(model: dict[str, Any]) -> str:
@@ -32,14 +33,21 @@ def format_tables(results: dict[str, Any]) -> str:
     models = results["models"].values()
     times = [(model["label"], *_time(model["forward"]), *_time(model["training"])) for model in models]
     memories = [
-        (model["label"], *_memory(model["forward"]), *_memory(model["training"]), _gflops(model)) for model in models
+        (
+            model["label"],
+            *_memory(model["forward"]),
+            *_memory(model["training"]),
+            *_memory(model["training"], "kept"),
+            _gflops(model),
+        )
+        for model in models
     ]
     sweep = [
         (f"{tokens:,}", labels[name], *_time(model["forward"]), *_memory(model["forward"]), _gflops(model))
         for tokens, measured in results["sweep"].items()
         for name, model in measured.items()
     ]
-    tables = [markdown_table(COLUMNS, times), markdown_table(("model", *MEMORY_COLUMNS), memories)]
+    tables = [markdown_table(COLUMNS, times), markdown_table(("model", *MEMORY_COLUMNS, *KEPT_COLUMNS), memories)]
     return "\n\n".join(tables + ([markdown_table(SWEEP_COLUMNS, sweep)] if sweep else []))
 
 
