@@ -4,7 +4,7 @@ Importing this package registers ViT-CB with transformers' Auto classes; nothing
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import (
     AutoBackbone,
@@ -42,7 +42,7 @@ AutoImageProcessor.register(
 _LATER = {
     "TechniqueConfig": "techniques.config",
     "apply_techniques": "techniques.apply",
-    "from_pretrained": "models.technique_loading",
+    "from_pretrained": "models.loading",
     "load_techniques": "models.technique_files",
     "push_techniques_to_hub": "models.technique_files",
     "remove_techniques": "techniques.apply",
@@ -50,23 +50,41 @@ _LATER = {
     "technique_parameters": "techniques.apply",
 }
 
+if TYPE_CHECKING:
+    from .models.loading import from_pretrained
+    from .models.technique_files import load_techniques, push_techniques_to_hub, save_techniques
+    from .techniques.apply import apply_techniques, remove_techniques, technique_parameters
+    from .techniques.config import TechniqueConfig
+else:
+    # a checker that saw it would take every misspelt name for one of these
+    def __getattr__(name: str) -> Any:
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+        globals()[name] = found
+        return found
 
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
-    globals()[name] = found
-    return found
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
 
 
 __all__ = [
+    "TechniqueConfig",
     "ViTCBBackbone",
     "ViTCBConfig",
     "ViTCBForImageClassification",
     "ViTCBForMaskedImageModeling",
     "ViTCBImageProcessor",
+    "ViTCBImageProcessorPil",
     "ViTCBModel",
     "ViTCBPreTrainedModel",
+    "apply_techniques",
+    "from_pretrained",
+    "load_techniques",
     "parameter_groups",
-    *_LATER,
+    "push_techniques_to_hub",
+    "remove_techniques",
+    "save_techniques",
+    "technique_parameters",
 ]

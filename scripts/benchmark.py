@@ -1,11 +1,10 @@
 """Measure what the techniques cost.
 
-python scripts/benchmark.py --help
+python scripts/benchmark.py --help        the same as hf-cb benchmark
 """
 
-from hf_cb.cli.parser import run
-from hf_cb.commands.benchmark import main
+from hf_cb.__main__ import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("benchmark")

@@ -1,11 +1,10 @@
 """Evaluate an image classifier: accuracy, calibration, and how it bears occlusion, corruption and attack.
 
-python scripts/evaluate_model.py --help
+python scripts/evaluate_model.py --help        the same as hf-cb evaluate
 """
 
-from hf_cb.cli.parser import run
-from hf_cb.commands.evaluate_model import main
+from hf_cb.__main__ import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("evaluate")

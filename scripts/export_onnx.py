@@ -1,11 +1,10 @@
 """Export an image classifier to ONNX.
 
-python scripts/export_onnx.py --help
+python scripts/export_onnx.py --help        the same as hf-cb export-onnx
 """
 
-from hf_cb.cli.parser import run
-from hf_cb.commands.export_onnx import main
+from hf_cb.__main__ import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("export-onnx")

@@ -1,11 +1,10 @@
 """Share a trained or converted model on the Hugging Face Hub.
 
-python scripts/push_to_hub.py --help
+python scripts/push_to_hub.py --help        the same as hf-cb push
 """
 
-from hf_cb.cli.parser import run
-from hf_cb.commands.push_to_hub import main
+from hf_cb.__main__ import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("push")

@@ -1,11 +1,10 @@
 """Try the papers' claims: train each technique at several depths over several seeds, and measure what it changes.
 
-python scripts/study.py --help
+python scripts/study.py --help        the same as hf-cb study
 """
 
-from hf_cb.cli.parser import run
-from hf_cb.commands.study import main
+from hf_cb.__main__ import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("study")

@@ -1,11 +1,10 @@
 """Train a ViT-CB.
 
-python scripts/train.py --help
+python scripts/train.py --help        the same as hf-cb train
 """
 
-from hf_cb.cli.parser import run
-from hf_cb.commands.train import main
+from hf_cb.__main__ import run
 
 
 if __name__ == "__main__":
-    run(main)
+    run("train")

@@ -49,3 +49,12 @@ def analyze_script():
 @pytest.fixture(scope="session")
 def study_script():
     return load_script("study")
+
+
+@pytest.fixture(scope="session")
+def architectures(tmp_path_factory):
+    """Folders of small classifiers, by the names of `MODELS`."""
+    # few tests need them, and transformers takes a while to import as many
+    from architectures import save_architectures
+
+    return save_architectures(tmp_path_factory.mktemp("architectures"))

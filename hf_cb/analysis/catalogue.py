@@ -2,23 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import measures as analysis
+from ..reports.papers import CB_PAPER, SCALE_PAPER, SPECTRUM_PAPER, VIT_PAPER
+from .measures import (
+    attention_density,
+    attention_distance,
+    attention_frequency_response,
+    attention_similarity,
+    feature_spectrum,
+    high_frequency_ratio,
+    radial_frequencies,
+    softmax_jacobian_norm,
+    token_frequencies,
+    token_similarity,
+)
 from .models import LayerOutputs
 
 
 # a batch's values: `layers` holds a [B] for each layer; beside it may stand `heads` ([B, H] each), `curves` over
 # frequencies ([B, F]) and the rows of a `matrix` over layers ([B, L])
 Values = dict[str, list[Tensor]]
-
-CB_PAPER = "Hyeon-Woo et al., ICCV 2023, arXiv:2210.08457"
-SCALE_PAPER = "Wang et al., ICLR 2022, arXiv:2203.05962"
-SPECTRUM_PAPER = "Park and Kim, ICLR 2022, arXiv:2202.06709"
-VIT_PAPER = "Dosovitskiy et al., ICLR 2021, arXiv:2010.11929"
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Measure:
         name: of the function in `hf_cb.analysis`.
         title: the name in words.
         axis: label of its values, with their unit; its first line is that of curves too.
-        caption: what a picture of it shows, and where it comes from.
+        caption: what a figure of it shows, and where it comes from.
         compute: one batch's values.
         needs: what must be there, from `NEEDS`.
         first_layer: attention maps count from 1, tokens from 0, the embeddings.
@@ -94,25 +102,13 @@ def _of_each_head(function: Callable[[Tensor], Tensor], outputs: LayerOutputs) -
     return {"layers": [values.mean(dim=1) for values in heads], "heads": heads}
 
 
-def _densities(outputs: LayerOutputs) -> Values:
-    return _of_each_head(analysis.attention_density, outputs)
-
-
-def _jacobian_norms(outputs: LayerOutputs) -> Values:
-    return _of_each_head(analysis.softmax_jacobian_norm, outputs)
-
-
 def _distances(outputs: LayerOutputs) -> Values:
     patches = outputs.patches
-    return _of_each_head(lambda maps: analysis.attention_distance(maps[..., patches, patches], outputs.grid), outputs)
+    return _of_each_head(lambda maps: attention_distance(maps[..., patches, patches], outputs.grid), outputs)
 
 
-def _ratios(outputs: LayerOutputs) -> Values:
-    return {"layers": [analysis.high_frequency_ratio(states) for states in outputs.hidden_states]}
-
-
-def _token_similarities(outputs: LayerOutputs) -> Values:
-    return {"layers": [analysis.token_similarity(states) for states in outputs.hidden_states]}
+def _of_tokens(function: Callable[[Tensor], Tensor], outputs: LayerOutputs) -> Values:
+    return {"layers": [function(states) for states in outputs.hidden_states]}
 
 
 def _with_mean_above_0(curves: list[Tensor]) -> Values:
@@ -121,18 +117,18 @@ def _with_mean_above_0(curves: list[Tensor]) -> Values:
 
 
 def _responses(outputs: LayerOutputs) -> Values:
-    return _with_mean_above_0([analysis.attention_frequency_response(a).mean(dim=1) for a in outputs.attentions])
+    return _with_mean_above_0([attention_frequency_response(a).mean(dim=1) for a in outputs.attentions])
 
 
 def _spectra(outputs: LayerOutputs) -> Values:
     patches, grid = outputs.patches, outputs.grid
-    return _with_mean_above_0([analysis.feature_spectrum(states[:, patches], grid) for states in outputs.hidden_states])
+    return _with_mean_above_0([feature_spectrum(states[:, patches], grid) for states in outputs.hidden_states])
 
 
 def _attention_similarities(outputs: LayerOutputs) -> Values:
     # image by image, since their spread is wanted
     matrices = [
-        analysis.attention_similarity([attention[image : image + 1] for attention in outputs.attentions])
+        attention_similarity([attention[image : image + 1] for attention in outputs.attentions])
         for image in range(len(outputs.attentions[0]))
     ]
     rows = list(torch.stack(matrices, dim=1))  # for each layer [B, L]
@@ -148,7 +144,7 @@ MEASURES = (
             "The entropy of what each query looks at, as a share of the largest possible: 1 is uniform attention, 0"
             f" attention to a single token. That attention is dense is where Context Broadcasting begins ({CB_PAPER})."
         ),
-        compute=_densities,
+        compute=partial(_of_each_head, attention_density),
         needs=("attentions",),
         first_layer=1,
     ),
@@ -161,7 +157,7 @@ MEASURES = (
             " for attention to a single token, at most 1/2, and (N - 1)^(1/2) / N for uniform attention over N. That"
             f" dense attention sits where softmax is steep is an argument for Context Broadcasting ({CB_PAPER})."
         ),
-        compute=_jacobian_norms,
+        compute=partial(_of_each_head, softmax_jacobian_norm),
         needs=("attentions",),
         first_layer=1,
     ),
@@ -189,7 +185,7 @@ MEASURES = (
         compute=_responses,
         needs=("attentions", "square maps", "equal tokens"),
         first_layer=1,
-        frequencies=lambda outputs: analysis.token_frequencies(outputs.attentions[0].shape[-1]),
+        frequencies=lambda outputs: token_frequencies(outputs.attentions[0].shape[-1]),
         frequency_axis="frequency (1 is half a period a token)",
         takes_scaled=True,
     ),
@@ -215,7 +211,7 @@ MEASURES = (
             " each layer: 0 is all tokens alike. Attention alone drives it to 0 with depth; residual branches and MLPs"
             f" work against that ({SCALE_PAPER})."
         ),
-        compute=_ratios,
+        compute=partial(_of_tokens, high_frequency_ratio),
         needs=("tokens",),
         first_layer=0,
     ),
@@ -227,7 +223,7 @@ MEASURES = (
             "How alike the tokens of an image point, class token included: 1 is one direction for all, 0 orthogonal"
             f" tokens. Tokens of deep Vision Transformers grow alike, which is called oversmoothing ({SCALE_PAPER})."
         ),
-        compute=_token_similarities,
+        compute=partial(_of_tokens, token_similarity),
         needs=("tokens",),
         first_layer=0,
     ),
@@ -243,7 +239,7 @@ MEASURES = (
         compute=_spectra,
         needs=("tokens", "grid"),
         first_layer=0,
-        frequencies=lambda outputs: analysis.radial_frequencies(outputs.grid),
+        frequencies=lambda outputs: radial_frequencies(outputs.grid),
         frequency_axis="spatial frequency (1 is half a period a patch)",
     ),
 )

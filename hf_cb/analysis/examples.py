@@ -7,12 +7,12 @@ from torch import Tensor
 
 from .catalogue import NEEDS
 from .measures import dc_share
-from .models import AnalysedModel, LayerOutputs
+from .models import AnalyzedModel, LayerOutputs
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a model sees in a few images, for pictures.
+    """What a model sees in a few images, for figures.
 
     Args:
         images: [B, height, width, C] as they enter the model, stretched to the range from 0 to 1.
@@ -28,7 +28,7 @@ class Examples:
     dc_share: Tensor | None
 
 
-def take_examples(model: AnalysedModel, pixel_values: Tensor, outputs: LayerOutputs) -> Examples:
+def take_examples(model: AnalyzedModel, pixel_values: Tensor, outputs: LayerOutputs) -> Examples:
     """Examples of a batch, all of it.
 
     Args:

@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, BaseImageProcessor, PreTrainedModel
+from transformers import AutoModel, BaseImageProcessor, PreTrainedModel
 
-from ..models.loading import auto_model
+from ..errors import UsageError
+from ..models.image_processors import own_image_processor
+from ..models.loading import load
 from ..techniques.apply import applied_techniques
 from .measures import effective_attention
 
 
-# what transformers raises for folders and names that hold no such model
-LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError)
 # what models raise for images that they cannot take
 RUNNING_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError)
 # parts that neither attention maps nor hidden states pass through
@@ -65,7 +64,7 @@ class LayerOutputs:
         return replace(self, attentions=scaled)
 
 
-class AnalysedModel:
+class AnalyzedModel:
     """A vision transformer and its image processor.
 
     Args:
@@ -78,28 +77,24 @@ class AnalysedModel:
         self.model, self.image_processor, self.name = model.eval(), image_processor, name
 
     @classmethod
-    def from_pretrained(cls, name: str, techniques: Mapping[str, Any] | None = None) -> "AnalysedModel":
+    def from_pretrained(cls, name: str, techniques: Mapping[str, Any] | None = None) -> "AnalyzedModel":
         """A model of a folder or the Hub, in float32; of one for images and texts, the part for images.
 
         Args:
             name: folder, or name on the Hub.
-            techniques: what is added to it, see `hf_cb.auto_loading.auto_model`.
+            techniques: what is added to it, see `hf_cb.from_pretrained`.
 
         Raises:
-            ValueError: there is no such model, its weights are not complete, or it has no image processor.
+            UsageError: there is no such model, its weights are not complete, or it has no image processor.
         """
-        try:
-            # any dtype on disk: measures are to differ by the weights alone
-            model, info = auto_model(name, techniques, dtype=torch.float32, output_loading_info=True)
-        except LOADING_ERRORS as error:
-            raise ValueError(f"the model {name!r} cannot be loaded: {_first_sentence(error)}") from error
-        missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in UNMEASURED_PARTS))
-        if missing:
-            raise ValueError(
-                f"the model {name!r} lacks {len(missing)} tensors of {type(model).__name__}, {missing[0]} among them:"
+        # any dtype on disk: measures are to differ by the weights alone
+        loaded = load(name, AutoModel, techniques, dtype=torch.float32)
+        if anew := loaded.anew(but=UNMEASURED_PARTS):
+            raise UsageError(
+                f"the model {name!r} lacks {len(anew)} tensors of {type(loaded.model).__name__}, {anew[0]} among them:"
                 " they would be random."
             )
-        return cls(_vision_part(model, name), _load_image_processor(name), name)
+        return cls(_vision_part(loaded.model, name), own_image_processor(name), name)
 
     @property
     def omegas(self) -> dict[int, Tensor]:
@@ -137,7 +132,7 @@ class AnalysedModel:
             pixel_values: [B, C, height, width].
 
         Raises:
-            ValueError: the model cannot take such images, or returns neither attentions nor hidden states.
+            UsageError: the model cannot take such images, or returns neither attentions nor hidden states.
         """
         try:
             outputs, grid = self._forward(pixel_values)
@@ -146,13 +141,13 @@ class AnalysedModel:
                 self.model.set_attn_implementation("eager")
                 outputs, grid = self._forward(pixel_values)
         except RUNNING_ERRORS as error:
-            raise ValueError(
+            raise UsageError(
                 f"the model {self.name!r} cannot be run on images as its image processor makes them,"
                 f" {tuple(pixel_values.shape[1:])}: {_first_sentence(error)}"
             ) from error
         attentions, hidden_states = (list(outputs.get(key) or ()) for key in ("attentions", "hidden_states"))
         if not attentions and not hidden_states:
-            raise ValueError(f"the model {self.name!r} returns neither attentions nor hidden states.")
+            raise UsageError(f"the model {self.name!r} returns neither attentions nor hidden states.")
         attentions = [attention.reshape(len(pixel_values), -1, *attention.shape[-2:]) for attention in attentions]
         return self._layer_outputs(attentions, hidden_states, grid)
 
@@ -179,23 +174,13 @@ def _vision_part(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if model.main_input_name != "pixel_values":
         model = getattr(model, "vision_model", model)
     if model.main_input_name != "pixel_values":
-        raise ValueError(f"the model {name!r} takes `{model.main_input_name}`: name one that takes images.")
+        raise UsageError(f"the model {name!r} takes `{model.main_input_name}`: name one that takes images.")
     if model.config.model_type == "vit_mae":
-        raise ValueError(
+        raise UsageError(
             f"the model {name!r} is a ViTMAEModel, which leaves out patches and shuffles the rest: load its weights"
             " with `ViTModel.from_pretrained`, save that, and name its folder."
         )
     return model
-
-
-def _load_image_processor(name: str) -> BaseImageProcessor:
-    try:
-        return AutoImageProcessor.from_pretrained(name)
-    except LOADING_ERRORS as error:
-        raise ValueError(
-            f"the model {name!r} has no image processor that can be loaded: save the one that it was trained with"
-            f" beside it, as preprocessor_config.json ({_first_sentence(error)})"
-        ) from error
 
 
 def _first_sentence(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of the measures: all models in one, a line with a band for each."""
+"""Figures of the measures: all models in one, a line with a band for each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from ..reports.figures import COLOURS, new_figure, style_of, tidy
+from ..reports.figures import COLOURS, new_figure, save, style_of, tidy, whole_numbers
 from .catalogue import Measure
 from .examples import Examples
 
@@ -23,13 +23,13 @@ MAX_MAPS = 8
 
 @dataclass(frozen=True)
 class Line:
-    """One model in a picture.
+    """One model in a figure.
 
     Args:
         label: in the legend.
         result: of the measure.
         num_layers: of the model.
-        place: of the model among all, which gives it the same colour and marker in every picture.
+        place: of the model among all, which gives it the same colour and marker in every figure.
         scaled: the measure of AttnScale's A', where there is one.
     """
 
@@ -59,7 +59,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], label: str) -> None:
             _draw_line(axes, line, line.scaled, by_share, label=f"{line.label}, A' (AttnScale)", **style)
     axes.set(xlabel="share of the depth (layer / number of layers)" if by_share else "layer", ylabel=label)
     if not by_share:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        whole_numbers(axes)
     tidy(axes)
 
 
@@ -89,7 +89,7 @@ def save_measure(measure: Measure, lines: Sequence[Line], file: Path) -> None:
     if lower:
         grid = lower[0].subplots(rows, PANELS_IN_A_ROW, squeeze=False, sharey=measure.frequencies is not None)
         _draw_panels(measure, panels, grid, lower[0])
-    figure.savefig(file, dpi=150)
+    save(figure, file)
 
 
 def _draw_panels(measure: Measure, panels: Sequence[Line], grid: np.ndarray, figure: Any) -> None:
@@ -153,7 +153,7 @@ def save_examples(examples: Examples, title: str, file: Path) -> None:
             axes[-1].set_visible(False)
         axes[0].set(xticks=[], yticks=[])
     figure.suptitle(title, fontsize="medium", fontweight="bold")
-    figure.savefig(file, dpi=150)
+    save(figure, file)
 
 
 def _draw_maps(panels: Sequence[Axes], examples: Examples, index: int, kind: str | None, layers: np.ndarray) -> None:
@@ -173,5 +173,5 @@ def _draw_shares(axes: Axes, examples: Examples, index: int) -> None:
     axes.set(ylim=(-3, 103), yticks=(0, 50, 100))
     axes.set_title("DC share (%) over layers", fontsize="x-small")
     axes.tick_params(labelsize="x-small")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(axes)
     tidy(axes)

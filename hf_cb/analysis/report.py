@@ -1,30 +1,53 @@
-"""What an analysis leaves: its numbers, a picture for each measure, and the report."""
+"""What an analysis leaves: its numbers, a figure for each measure, and a report: one HTML file that loads nothing."""
 
+import base64
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from .catalogue import MEASURES, SCALE_PAPER, Measure
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ..reports.papers import SCALE_PAPER
+from ..reports.tables import short_names
+from .catalogue import MEASURES, Measure
 from .examples import Examples
-from .html_report import Picture, render_report
 from .plots import MAX_MAPS, Line, save_examples, save_measure
 
 
+TEMPLATES = Path(__file__).parent / "templates"
 # what an analysis writes; a new one in the same folder removes it
 ANALYSIS_FILES = ("analysis.json", "report.html", *(f"{measure.name}.png" for measure in MEASURES), "examples_*.png")
 MAX_LABEL = 40
 
 
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of a report.
+
+    Args:
+        title: above it.
+        file: the PNG.
+        caption: below it: what it shows and where it comes from.
+        left_out: models that are not in it, with the reason.
+    """
+
+    title: str
+    file: Path
+    caption: str
+    left_out: Mapping[str, str]
+
+    @property
+    def data(self) -> str:
+        """Its bytes for an HTML attribute."""
+        return base64.b64encode(self.file.read_bytes()).decode("ascii")
+
+
 def short_labels(paths: Sequence[str]) -> dict[str, str]:
-    """Labels for pictures: the last part of each path where that tells them apart, at most 40 characters."""
-    names = {path: PurePath(path).name or path for path in paths}
-    counts = Counter(names.values())
-    labels = {path: path if counts[name] > 1 else name for path, name in names.items()}
-    return {
-        path: label if len(label) <= MAX_LABEL else f"...{label[3 - MAX_LABEL :]}" for path, label in labels.items()
-    }
+    """Labels for figures: the models' `short_names`, the last 40 characters at most."""
+    names = dict(zip(paths, short_names(paths), strict=True))
+    return {path: name if len(name) <= MAX_LABEL else f"...{name[3 - MAX_LABEL :]}" for path, name in names.items()}
 
 
 def write_analysis(
@@ -36,16 +59,24 @@ def write_analysis(
         folder: to write into.
         results: of each model by its path.
         examples: likewise.
-        run: of the report, `hf_cb.report.render_report`.
+        run: `data` (a sentence), `command`, `versions` and `hardware`, for the report.
     """
     labels = short_labels(list(results))
     text = json.dumps(results, indent=2, allow_nan=False)
     (folder / "analysis.json").write_text(text + "\n", encoding="utf-8")
-    pictures = [_draw_measure(measure, results, labels, folder) for measure in MEASURES]
+    figures = [_draw_measure(measure, results, labels, folder) for measure in MEASURES]
     for index, (path, example) in enumerate(examples.items(), start=1):
-        pictures.append(_draw_examples(example, labels[path], folder / f"examples_{index}.png"))
-    report = render_report(results, labels, [picture for picture in pictures if picture is not None], run)
+        figures.append(_draw_examples(example, labels[path], folder / f"examples_{index}.png"))
+    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined)
+    environment.filters["number"] = _number
+    report = environment.get_template("report.html").render(
+        results=results, labels=labels, figures=list(filter(None, figures)), run=run, measures=MEASURES
+    )
     (folder / "report.html").write_text(report, encoding="utf-8")
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 
 
 def lines_of(name: str, results: Mapping[str, dict[str, Any]], labels: Mapping[str, str]) -> list[Line]:
@@ -65,7 +96,7 @@ def lines_of(name: str, results: Mapping[str, dict[str, Any]], labels: Mapping[s
 
 def _draw_measure(
     measure: Measure, results: Mapping[str, dict[str, Any]], labels: Mapping[str, str], folder: Path
-) -> Picture | None:
+) -> ReportFigure | None:
     lines = lines_of(measure.name, results, labels)
     if not lines:
         return None
@@ -81,10 +112,10 @@ def _draw_measure(
     left_out = {
         labels[path]: r["left_out"][measure.name] for path, r in results.items() if measure.name in r["left_out"]
     }
-    return Picture(measure.title, file, measure.caption + band, left_out)
+    return ReportFigure(measure.title, file, measure.caption + band, left_out)
 
 
-def _draw_examples(examples: Examples, label: str, file: Path) -> Picture:
+def _draw_examples(examples: Examples, label: str, file: Path) -> ReportFigure:
     save_examples(examples, label, file)
     caption = (
         f"What {examples.query} looks at in layers of {label}, mean over heads, brighter being more, each map on its"
@@ -99,4 +130,4 @@ def _draw_examples(examples: Examples, label: str, file: Path) -> Picture:
             " DC is the share of the tokens' energy that lies in their mean, after the layer: at 100 % all tokens are"
             f" alike (after {SCALE_PAPER})."
         )
-    return Picture(f"Examples: {label}", file, caption, {})
+    return ReportFigure(f"Examples: {label}", file, caption, {})

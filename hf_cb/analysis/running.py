@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, evaluation_transform
+from ..errors import UsageError
 from .catalogue import MEASURES, Measure
 from .examples import Examples, take_examples
-from .models import AnalysedModel, LayerOutputs
+from .models import AnalyzedModel, LayerOutputs
 
 
 class RunningMoments:
@@ -101,12 +102,12 @@ class ModelRecord:
         outputs: of any batch.
     """
 
-    def __init__(self, model: AnalysedModel, outputs: LayerOutputs):
+    def __init__(self, model: AnalyzedModel, outputs: LayerOutputs):
         self.why_no_omegas = model.why_omegas_are_left_out(outputs)
         self.omegas = model.omegas if outputs.attentions and not self.why_no_omegas else {}
         self.records = [MeasureRecord(measure, outputs) for measure in MEASURES]
         if all(record.why_left_out for record in self.records):
-            raise ValueError(f"the model {model.name!r} has nothing to measure: {self.records[0].why_left_out}.")
+            raise UsageError(f"the model {model.name!r} has nothing to measure: {self.records[0].why_left_out}.")
         scaled = [measure for measure in MEASURES if measure.takes_scaled and self.omegas]
         self.scaled_records = [MeasureRecord(measure, outputs) for measure in scaled]
 
@@ -133,8 +134,8 @@ class ModelRecord:
         return {**results, "left_out": left_out}
 
 
-def analyse(
-    model: AnalysedModel,
+def analyze(
+    model: AnalyzedModel,
     batches: Iterable[dict[str, Any]],
     device: torch.device,
     num_examples: int = 0,
@@ -170,7 +171,7 @@ def analyse(
         record.add(outputs)
         num_images += len(pixel_values)
     if record is None:
-        raise ValueError(
+        raise UsageError(
             f"none of the images could be read{f'; the first is {unreadable[0][1]}' if unreadable else ''}."
         )
     description = {**model.describe(), **_shapes(outputs), "images": num_images, "images_unreadable": len(unreadable)}
@@ -178,7 +179,7 @@ def analyse(
 
 
 class ImageBatches:
-    """Images as batches for `analyse`, each made by the model's own image processor.
+    """Images as batches for `analyze`, each made by the model's own image processor.
 
     Args:
         images: rows with `image` and `label`.
@@ -187,7 +188,7 @@ class ImageBatches:
         num_workers: processes that load them.
     """
 
-    def __init__(self, images: Dataset, model: AnalysedModel, batch_size: int, num_workers: int = 0):
+    def __init__(self, images: Dataset, model: AnalyzedModel, batch_size: int, num_workers: int = 0):
         self.name = model.name
         data = ImageDataset(images, evaluation_transform(model.image_processor))
         # rows are collated here: an error within a loader's process would lose its one line
@@ -201,7 +202,7 @@ class ImageBatches:
             sizes = {tuple(row["pixel_values"].shape) for row in rows}
             if len(sizes) > 1:
                 found = " and ".join(map(str, sorted(sizes)[:2]))
-                raise ValueError(
+                raise UsageError(
                     f"the image processor of {self.name!r} makes images of different sizes, such as {found}: give it a"
                     " fixed size or a crop."
                 )

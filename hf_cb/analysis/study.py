@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,20 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..cli.output_dir import replacing, write_json
 from ..errors import UsageError, one_line
+from ..techniques.variants import VARIANTS
 
 
-# flags of scripts/train.py; `all` has CB in its plain form, since both of its forms at once there are not
-VARIANTS = {
-    "plain": ("--context_broadcast", "none"),
-    "cb": ("--context_broadcast", "plain"),
-    "cb_s": ("--context_broadcast", "scaled"),
-    "attn_scale": ("--context_broadcast", "none", "--attn_scale"),
-    "feat_scale": ("--context_broadcast", "none", "--feat_scale"),
-    "all": ("--context_broadcast", "plain", "--attn_scale", "--feat_scale"),
-}
 RECORD = "study_run.json"
-UNFINISHED = ".unfinished-"
 
 
 @dataclass(frozen=True)
@@ -52,7 +43,8 @@ class Run:
 
     @property
     def flags(self) -> list[str]:
-        return ["--num_hidden_layers", str(self.depth), *VARIANTS[self.variant], "--seed", str(self.seed)]
+        fields = {"num_hidden_layers": self.depth, **VARIANTS[self.variant], "seed": self.seed}
+        return [word for name, value in fields.items() for word in (f"--{name}", str(value).lower())]
 
 
 class StudyFolder:
@@ -99,33 +91,10 @@ class StudyFolder:
         for record in self.runs.glob(f"*/{RECORD}"):
             shutil.rmtree(record.parent)
 
-    def remove_unfinished(self) -> None:
-        """Remove what studies that were killed left."""
-        for folder in self.runs.glob(f"{UNFINISHED}*"):
-            if not _is_alive(int(folder.name.removeprefix(UNFINISHED).split("-")[0])):
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def unfinished(self) -> Path:
-        """A new folder for what a run writes before it is complete; its name tells this process."""
-        self.runs.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{os.getpid()}-", dir=self.runs))
-
-    def keep(self, run: Run, written: Path) -> None:
-        """Make what a run wrote complete."""
-        (written / RECORD).write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
-        # a folder without a record is nothing that was kept
-        shutil.rmtree(self.path(run), ignore_errors=True)
-        os.replace(written, self.path(run))
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def keep(self, run: Run) -> None:
+        """Make what a run wrote complete: a folder without a record is written over by the next try."""
+        with replacing(self.path(run), ()) as staging:
+            write_json(staging / RECORD, self.settings)
 
 
 @dataclass
@@ -176,21 +145,16 @@ class RunPool:
 
     def _train_one(self, run: Run) -> bool:
         """Whether it was trained: not after a stop."""
-        unfinished = self.study.unfinished()
         # the folder's name becomes the model's
-        written = unfinished / run.name
-        try:
-            process = self._start([*run.flags, "--output_dir", str(written)])
-            if process is None:
-                return False
-            _, errors = process.communicate()
-            if process.returncode != 0:
-                self._stop(at_once=False)
-                raise UsageError(f"the run {run.name} failed ({process.returncode}): {_last_line(errors)}")
-            self.study.keep(run, written)
-            return True
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        process = self._start([*run.flags, "--overwrite_output_dir", "--output_dir", str(self.study.path(run))])
+        if process is None:
+            return False
+        _, errors = process.communicate()
+        if process.returncode != 0:
+            self._stop(at_once=False)
+            raise UsageError(f"the run {run.name} failed ({process.returncode}): {_last_line(errors)}")
+        self.study.keep(run)
+        return True
 
     def _start(self, arguments: Sequence[str]) -> subprocess.Popen | None:
         command = [*self.command, *self.arguments, *arguments]

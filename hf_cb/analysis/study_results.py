@@ -1,4 +1,4 @@
-"""What a study found: means, paired differences with their intervals, a table and a picture."""
+"""What a study found: means, paired differences with their intervals, a table and a figure."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from ..reports.figures import new_figure, style_of, tidy
+from ..reports.figures import new_figure, save, style_of, tidy
+from ..reports.tables import markdown_table
 from .catalogue import MEASURES
 from .plots import Line, draw_lines
 from .study import Run
@@ -17,9 +18,16 @@ from .study import Run
 # of two sides
 CONFIDENCE = 0.95
 RUN_RESULTS = ("eval_accuracy", "eval_loss", "train_loss", "train_runtime")
-# measures of the last layer in the second table, and over the layers in the picture
+# measures of the last layer in the second table, and over the layers in the figure
 SHOWN_MEASURES = ("high_frequency_ratio", "token_similarity", "attention_density", "attention_frequency_response")
 DRAWN_MEASURES = ("high_frequency_ratio", "token_similarity")
+
+ON_ACCURACIES = (
+    "Mean and standard deviation over seeds. Differences are paired: the same seed gives the same first weights, order"
+    " and augmentation. Intervals are by Student's t, each for itself, not corrected for their number; one that holds 0"
+    " does not show a difference."
+)
+ON_MEASURES = "Mean over the images that accuracy was measured on, then mean and standard deviation over seeds."
 
 Results = Mapping[Run, Mapping[str, Any]]
 
@@ -76,7 +84,7 @@ def mean_over_seeds(analyses: Results) -> dict[str, dict[str, dict[str, Any]]]:
     """The measures of each layer, by depth and variant: mean and standard deviation over seeds of the mean over images.
 
     Args:
-        analyses: of each run, as `hf_cb.analysis_running.analyse` gives them.
+        analyses: of each run, as `running.analyze` gives them.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for depth, variant in dict.fromkeys((run.depth, run.variant) for run in analyses):
@@ -104,11 +112,6 @@ def _plus_minus(values: Mapping[str, Any], digits: int) -> str:
     return f"{values['mean']:.{digits}f}{spread}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
 def render_table(summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any], words: str) -> str:
     """The study in Markdown: accuracies, and the measures after the last layer.
 
@@ -117,7 +120,13 @@ def render_table(summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]
         layers: of `mean_over_seeds`.
         words: what was trained, on what.
     """
-    accuracies = [
+    parts = (words, _accuracies(summary), ON_ACCURACIES, "After the last layer:", _measures(layers), ON_MEASURES)
+    return "\n\n".join(parts) + "\n"
+
+
+def _accuracies(summary: Sequence[Mapping[str, Any]]) -> str:
+    columns = ["layers", "variant", "accuracy", "difference to plain, 95 % interval", "training loss", "n"]
+    rows = [
         [
             str(row["depth"]),
             row["variant"],
@@ -128,31 +137,17 @@ def render_table(summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]
         ]
         for row in summary
     ]
-    header = ["layers", "variant", "accuracy", "difference to plain, 95 % interval", "training loss", "n"]
+    return markdown_table(columns, rows)
+
+
+def _measures(layers: Mapping[str, Any]) -> str:
     titles = {measure.name: measure.title.lower() for measure in MEASURES}
-    measures = [
+    rows = [
         [depth, variant, *(_last(found.get(name)) for name in SHOWN_MEASURES)]
         for depth, variants in layers.items()
         for variant, found in variants.items()
     ]
-    return "\n".join(
-        [
-            words,
-            "",
-            _table(header, accuracies),
-            "",
-            "Mean and standard deviation over seeds. Differences are paired: the same seed gives the same first"
-            " weights, order and augmentation. Intervals are by Student's t, each for itself, not corrected for their"
-            " number; one that holds 0 does not show a difference.",
-            "",
-            "After the last layer:",
-            "",
-            _table(["layers", "variant", *(titles[name] for name in SHOWN_MEASURES)], measures),
-            "",
-            "Mean over the images that accuracy was measured on, then mean and standard deviation over seeds.",
-            "",
-        ]
-    )
+    return markdown_table(["layers", "variant", *(titles[name] for name in SHOWN_MEASURES)], rows)
 
 
 def _interval(difference: tuple[float, float, float] | None) -> str:
@@ -167,7 +162,7 @@ def _last(result: Mapping[str, Any] | None) -> str:
 
 
 def save_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any], file: Path) -> None:
-    """The study as a picture: for each depth accuracies, differences to plain, and two measures over the layers.
+    """The study as a figure: for each depth accuracies, differences to plain, and two measures over the layers.
 
     Args:
         results: of each run.
@@ -191,7 +186,7 @@ def save_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: M
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     grid[2, -1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.savefig(file, dpi=150)
+    save(figure, file)
 
 
 def _draw_accuracies(axes: Any, rows: Sequence[Mapping[str, Any]], results: Results) -> None:

@@ -13,9 +13,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, ViTConfig, ViTForImageClassification
 
+from ..models.classifier import Logits
 from ..techniques.apply import apply_techniques, technique_parameters
 from ..techniques.architectures import ARCHITECTURES
 from ..techniques.config import TechniqueConfig
+from ..techniques.variants import VARIANTS
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
 from .published import as_published
@@ -24,15 +26,6 @@ from .published import as_published
 BASELINE, BASELINE_OF_OTHERS = "vit", "plain"
 # Swin's stages have other widths than a preset's; ViT-MAE leaves out patches
 MODEL_TYPES = (ViTCBConfig.model_type, *(name for name in ARCHITECTURES if name not in ("swin", "vit_mae")))
-
-TECHNIQUES = {
-    "cb": {"context_broadcast": "plain"},
-    "cb_s": {"context_broadcast": "scaled"},
-    "attn_scale": {"attn_scale": True},
-    "feat_scale": {"feat_scale": True},
-    "all": {"context_broadcast": "plain", "attn_scale": True, "feat_scale": True},
-}
-
 
 SIZES = (
     "hidden_size",
@@ -51,25 +44,12 @@ def sizes_of(config: ViTCBConfig) -> dict[str, Any]:
     return {"num_labels": IMAGENET_CLASSES, **{name: getattr(config, name) for name in SIZES}}
 
 
-class Logits(nn.Module):
-    """A transformers classifier that returns its logits alone, as timm's do."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, 3, height, width] to [B, classes]."""
-        return self.model(pixel_values).logits
-
-
 def _stock_vit(sizes: dict[str, Any]) -> nn.Module:
     return Logits(ViTForImageClassification(ViTConfig(**sizes, attn_implementation="sdpa")))
 
 
 def _vit_cb(sizes: dict[str, Any], technique: str, published: bool = False) -> nn.Module:
-    fields = {"context_broadcast": None, **sizes, **TECHNIQUES[technique]}
-    model = ViTCBForImageClassification(ViTCBConfig(**fields, attn_implementation="sdpa"))
+    model = ViTCBForImageClassification(ViTCBConfig(**sizes, **VARIANTS[technique], attn_implementation="sdpa"))
     _spread_scales(model)
     return Logits(as_published(model) if published else model)
 
@@ -106,7 +86,7 @@ def _of_architecture(sizes: dict[str, Any], model_type: str, technique: str | No
             setattr(config, name, value)
     model = AutoModel.from_config(config, attn_implementation="sdpa")
     if technique is not None:
-        _spread_scales(apply_techniques(model, TechniqueConfig(**TECHNIQUES[technique])))
+        _spread_scales(apply_techniques(model, TechniqueConfig(**VARIANTS[technique])))
     return PooledLogits(model, sizes["num_labels"])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..cli.record import available_cores, describe_run
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS, ViTCBConfig
@@ -21,8 +22,8 @@ PHASES = ("forward", "training")
 
 
 @dataclass
-class ModelBenchmarkArguments:
-    """What `--what model` measures."""
+class ModelBenchmarkArguments(Checked):
+    """What is measured."""
 
     model_type: str = HfArg(
         default=ViTCBConfig.model_type, help="Architecture of the models.", metadata={"choices": list(MODEL_TYPES)}
@@ -52,11 +53,9 @@ class ModelBenchmarkArguments:
     num_cpu_threads: int = HfArg(default=1, help="Threads for arithmetic on a CPU; 0 leaves it to torch.")
 
     def __post_init__(self) -> None:
-        for name in ("num_hidden_layers", "batch_size", "num_rounds", "sweep_batch_size", "sweep_num_rounds"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.num_cpu_threads <= 1024:
-            raise UsageError(f"`num_cpu_threads` must be from 0 to 1024, got {self.num_cpu_threads}.")
+        counts = "num_hidden_layers batch_size num_rounds sweep_batch_size sweep_num_rounds"
+        self.require_all(counts, lambda value: value >= 1, "at least 1")
+        self.require_all("num_cpu_threads", lambda value: 0 <= value <= 1024, "from 0 to 1024")
         known = list(contenders_of(self.model_type))
         unknown = [name for name in self.models or [] if name not in known]
         if unknown:
@@ -70,13 +69,9 @@ class ModelBenchmarkArguments:
         """Sizes of the models for images of `image_size` pixels.
 
         Raises:
-            UsageError: there is no such model.
+            ValueError: there is no such model.
         """
-        try:
-            config = ViTCBConfig.from_preset(self.preset, self.num_hidden_layers, image_size=image_size)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-        return sizes_of(config)
+        return sizes_of(ViTCBConfig.from_preset(self.preset, self.num_hidden_layers, image_size=image_size))
 
     def torch_device(self) -> torch.device:
         """The device, tried out.

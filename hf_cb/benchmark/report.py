@@ -1,11 +1,9 @@
-"""The benchmark of models as a table and as a picture."""
+"""The benchmark as tables and as a figure."""
 
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from ..reports.figures import new_figure, save, tidy
 from ..reports.tables import markdown_table
 
 
@@ -45,24 +43,22 @@ def format_tables(results: dict[str, Any]) -> str:
     return "\n\n".join(tables + ([markdown_table(SWEEP_COLUMNS, sweep)] if sweep else []))
 
 
-def save_picture(results: dict[str, Any], file: Path) -> None:
+def save_figure(results: dict[str, Any], file: Path) -> None:
     """Time over the baseline's of every model, and, after a sweep, time over the number of tokens.
 
     Args:
         results: as `benchmark_models` returns them.
         file: the PNG to write.
     """
-    figure = Figure(figsize=(11 if results["sweep"] else 6.5, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11 if results["sweep"] else 6.5, 4.6)
     panels = figure.subplots(1, 2 if results["sweep"] else 1, squeeze=False)[0]
     _draw_ratios(panels[0], results["models"], results["baseline"])
     if results["sweep"]:
         _draw_sweep(panels[1], results["sweep"], results["models"])
     for axes in panels:
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     figure.suptitle(results["setting"], fontsize="medium")
-    figure.savefig(file, dpi=150)
+    save(figure, file)
 
 
 def _draw_ratios(axes: Any, models: dict[str, Any], baseline: str) -> None:

@@ -2,12 +2,14 @@
 
 import errno
 import glob
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -82,6 +84,11 @@ def check_output_dir(output_dir: str, overwrite: bool, markers: Sequence[str] = 
             " --overwrite_output_dir."
         )
     return Path(output_dir)
+
+
+def write_json(file: Path, content: Any, allow_nan: bool = True) -> None:
+    """Write a file of results or settings."""
+    file.write_text(json.dumps(content, indent=2, default=str, allow_nan=allow_nan) + "\n", encoding="utf-8")
 
 
 def is_file_of_a_run(file: Path, folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args
 from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.hf_argparser import HfArg, string_to_bool
 
-from ..errors import Terminated, UsageError, one_line
+from ..errors import Terminated, UsageError, missing_extra, one_line
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ALLOWED, ViTCBConfig
 
@@ -101,20 +101,31 @@ def command_line(script: str, arguments: Sequence[str] | None) -> str:
 
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a script's `main`; a user's mistake becomes one line on stderr and exit code 2, Ctrl-C 130, SIGTERM 143."""
-    name = Path(sys.argv[0]).name
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main(arguments)
     except UsageError as error:
-        print(f"{name}: error: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(EXIT_CODE_OF_A_MISTAKE) from None
+        refuse(error)
+    except ModuleNotFoundError as error:
+        refuse(missing_extra(error))
     except Terminated as ending:
-        print(f"{name}: {one_line(ending)}", file=sys.stderr)
+        print(f"{program()}: {one_line(ending)}", file=sys.stderr)
         raise SystemExit(EXIT_CODE_OF_TERMINATION) from None
     except KeyboardInterrupt:
-        print(f"{name}: interrupted", file=sys.stderr)
+        print(f"{program()}: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     raise SystemExit(0)
+
+
+def refuse(mistake: object) -> NoReturn:
+    """End with a user's mistake, in one line on stderr."""
+    print(f"{program()}: error: {one_line(mistake)}", file=sys.stderr)
+    raise SystemExit(EXIT_CODE_OF_A_MISTAKE)
+
+
+def program() -> str:
+    """What this process was started as: `train.py`, or `hf-cb train`."""
+    return Path(sys.argv[0]).name
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

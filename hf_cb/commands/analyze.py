@@ -2,7 +2,7 @@
 
     python scripts/analyze.py --model_name_or_path outputs/vit-cb-digits outputs/plain --output_dir outputs/analysis
 
-writes `report.html` (one file to open in a browser, without network), a picture for each measure and `analysis.json`.
+writes `report.html` (one file to open in a browser, without network), a figure for each measure and `analysis.json`.
 It takes any vision transformer of a folder or the Hub that returns attentions or hidden states (ViT, DeiT, BEiT,
 DINOv2, ViT-CB, ...), each with its own image processor, and images as `scripts/train.py` does (the digits without a
 flag). The 360 test digits take a few seconds a model. `--context_broadcast`, `--attn_scale` and the other fields of
@@ -19,18 +19,19 @@ from datasets import Dataset, IterableDataset
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..analysis.models import AnalysedModel
+from ..analysis.models import AnalyzedModel
 from ..analysis.report import ANALYSIS_FILES, write_analysis
-from ..analysis.running import ImageBatches, analyse
+from ..analysis.running import ImageBatches, analyze
+from ..cli.flags import Checked
 from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides, run
+from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, load_data
 from ..errors import UsageError
 
 
 @dataclass
-class AnalysisArguments:
+class AnalysisArguments(Checked):
     """What is measured, and where the report goes."""
 
     model_name_or_path: list[str] = HfArg(help="Folders or Hub names of the models, one or several.")
@@ -49,25 +50,14 @@ class AnalysisArguments:
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
-        for name, least in LEAST_VALUES.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"`{name}` must be at least {least}, got {value}.")
+        self.require_all("max_samples per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
+        counts = "num_examples dataloader_num_workers num_cpu_threads seed"
+        self.require_all(counts, lambda value: value >= 0, "at least 0")
         if not self.model_name_or_path:
             raise UsageError("`model_name_or_path` must name at least one model, got none.")
         twice = next((name for name in self.model_name_or_path if self.model_name_or_path.count(name) > 1), None)
         if twice is not None:
             raise UsageError(f"`model_name_or_path` must name each model once, got {twice!r} twice.")
-
-
-LEAST_VALUES = {
-    "max_samples": 1,
-    "num_examples": 0,
-    "per_device_eval_batch_size": 1,
-    "dataloader_num_workers": 0,
-    "num_cpu_threads": 0,
-    "seed": 0,
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -81,12 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     results, examples = {}, {}
-    try:
-        models = {name: AnalysedModel.from_pretrained(name, techniques) for name in analysis.model_name_or_path}
-        for name, model in models.items():
-            results[name], examples[name] = measure(model, images, analysis)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    models = {name: AnalyzedModel.from_pretrained(name, techniques) for name in analysis.model_name_or_path}
+    for name, model in models.items():
+        results[name], examples[name] = measure(model, images, analysis)
 
     description = describe_run(analysis, data_arguments, technique_arguments)
     results = {name: {**result, "data": data_description, **description} for name, result in results.items()}
@@ -112,15 +99,11 @@ def load_images(analysis: AnalysisArguments, data_arguments: DataArguments) -> t
     return images, f"Measured on {len(images):,} images of {data.description.name}."
 
 
-def measure(model: AnalysedModel, images: Dataset, analysis: AnalysisArguments) -> tuple[dict[str, Any], Any]:
+def measure(model: AnalyzedModel, images: Dataset, analysis: AnalysisArguments) -> tuple[dict[str, Any], Any]:
     """One model's measures and examples."""
     batches = ImageBatches(images, model, analysis.per_device_eval_batch_size, analysis.dataloader_num_workers)
     progress = {"desc": model.name, "disable": analysis.disable_tqdm}
-    result = analyse(model, batches, PartialState().device, analysis.num_examples, **progress)
+    result = analyze(model, batches, PartialState().device, analysis.num_examples, **progress)
     # one model at a time on the device
     model.model.to("cpu")
     return result
-
-
-if __name__ == "__main__":
-    run(main)

@@ -13,57 +13,20 @@ ten minutes. For example
     python scripts/benchmark.py --model_type dinov2 --num_rounds 30 --sweep_image_sizes
     python scripts/benchmark.py --preset base --batch_size 256 --dtype bfloat16 --compile --device cuda
 
-    python scripts/benchmark.py --what loader
-
-times reading and augmenting JPEGs with DeiT's recipe, by the loader of scripts/train.py and by timm's own, on the same
-files in turn, in about two minutes. On a machine with more than two cores, `taskset -c 0,1` before it leaves it two.
-
-The second command measures the techniques on DINOv2, against transformers' plain one. A training step is forward,
+The second of these measures the techniques on DINOv2, against transformers' plain one. A training step is forward,
 backward and AdamW's update. Memory is weights, optimizer state and what the step holds at its peak. The counted
 operations are those of matrix products, which the techniques do not change.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from transformers.hf_argparser import HfArg
 
-from ..benchmark.loader_benchmark import (
-    LoaderBenchmarkArguments,
-    benchmark_loaders,
-    format_loader_tables,
-    save_loader_picture,
-)
 from ..benchmark.measure import ModelBenchmarkArguments, benchmark_models
-from ..benchmark.report import format_tables, save_picture
-from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, run
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One answer to `--what`: its flags, what it measures, and how that is shown."""
-
-    arguments: type
-    measure: Callable[[Any, bool], dict[str, Any]]
-    format_tables: Callable[[dict[str, Any]], str]
-    save_picture: Callable[[dict[str, Any], Path], None]
-
-
-BENCHMARKS = {
-    "model": Benchmark(ModelBenchmarkArguments, benchmark_models, format_tables, save_picture),
-    "loader": Benchmark(LoaderBenchmarkArguments, benchmark_loaders, format_loader_tables, save_loader_picture),
-}
-
-
-@dataclass
-class WhatArguments:
-    """What is measured."""
-
-    what: str = HfArg(default="model", help="What to measure.", metadata={"choices": list(BENCHMARKS)})
+from ..benchmark.report import format_tables, save_figure
+from ..cli.output_dir import check_output_dir, replacing, write_json
+from ..cli.parser import ArgumentParser
 
 
 @dataclass
@@ -76,18 +39,11 @@ class OutputArguments:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    # each kind has flags of its own
-    what = ArgumentParser(WhatArguments, add_help=False).parse_known_args(arguments)[0].what
-    benchmark = BENCHMARKS[what]
-    parser = ArgumentParser(WhatArguments, OutputArguments, benchmark.arguments, description=__doc__)
-    _, output, chosen = parser.parse(arguments)
+    parser = ArgumentParser(OutputArguments, ModelBenchmarkArguments, description=__doc__)
+    output, chosen = parser.parse(arguments)
     output_dir = check_output_dir(output.output_dir, output.overwrite_output_dir)
-    results = benchmark.measure(chosen, output.disable_tqdm)
+    results = benchmark_models(chosen, output.disable_tqdm)
     with replacing(output_dir) as folder:
-        benchmark.save_picture(results, folder / "benchmark.png")
-        (folder / "all_results.json").write_text(json.dumps({"what": what, **results}, indent=2) + "\n")
-    print(f"{results['setting']}\n\n{benchmark.format_tables(results)}\n\n{output_dir}")
-
-
-if __name__ == "__main__":
-    run(main)
+        save_figure(results, folder / "benchmark.png")
+        write_json(folder / "all_results.json", {"what": "model", **results})
+    print(f"{results['setting']}\n\n{format_tables(results)}\n\n{output_dir}")

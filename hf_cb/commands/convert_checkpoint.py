@@ -24,7 +24,7 @@ from typing import Literal
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..cli.parser import ArgumentParser, command_line, run
+from ..cli.parser import ArgumentParser, command_line
 from ..conversion.convert import convert_checkpoint, convert_to_timm
 from ..errors import UsageError
 
@@ -85,7 +85,3 @@ def _convert_to_timm(parsed: ConversionArguments) -> None:
         raise UsageError("`--to timm` needs `--checkpoint`, the folder of a ViT-CB.")
     expression = convert_to_timm(parsed.checkpoint, parsed.output_dir, overwrite_output_dir=parsed.overwrite_output_dir)
     print(f"{parsed.output_dir}/model.safetensors, for timm.models.vision_transformer.{expression}")
-
-
-if __name__ == "__main__":
-    run(main)

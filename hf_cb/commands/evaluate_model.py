@@ -3,7 +3,7 @@
     python scripts/evaluate_model.py --model_name_or_path outputs/vit-cb-digits
 
 measures any image classifier of transformers, ViT-CB or not, on the digits' test split or on the images that the data
-flags name, and writes `eval_results.json`, tables and pictures to `outputs/evaluation`: a few seconds for the digits.
+flags name, and writes `eval_results.json`, tables and figures to `outputs/evaluation`: a few seconds for the digits.
 
     python scripts/evaluate_model.py --model_name_or_path M --validation_dir photos --patch_drop --corruptions \\
         --fgsm_epsilons 1 2 4 --pgd_epsilons 1 2 4 --compare M2 M3
@@ -27,14 +27,15 @@ from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..cli.output_dir import EVALUATION_FILES, check_output_dir
-from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides, run
+from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
-from ..evaluation.panel import LoadingArguments, Panel, short_names
+from ..evaluation.panel import LoadingArguments, Panel
 from ..evaluation.report import describe_answers, save_evaluation, tables
 from ..evaluation.robustness import RobustnessArguments, compare, measure
 from ..models.classifier import Classifier, load_classifier
+from ..reports.tables import short_names
 
 
 @dataclass
@@ -70,12 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable_progress_bar()
     data = load_data(data_arguments, robustness.seed)
     names = short_names(models)
-    try:
-        classifiers = load(models, names, evaluation.model_revision, techniques)
-        panel = make_panel(classifiers, data, loading)
-        results = evaluate(panel, names, robustness)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    classifiers = load(models, names, evaluation.model_revision, techniques)
+    panel = make_panel(classifiers, data, loading)
+    results = evaluate(panel, names, robustness)
     record = describe_run(evaluation, data_arguments, loading, robustness, technique_arguments)
     results = {**results, "data": data.description.description, "num_processes": 1, **record}
     save_evaluation(output_dir, results)
@@ -146,7 +144,3 @@ def summary(results: dict[str, Any], names: Sequence[str]) -> str:
         for name, model in ((name, results["models"][name]) for name in names)
     ]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -8,20 +8,21 @@ gives `logits`. In onnxruntime these are compared with torch's before the file t
 that out); the largest difference is printed and in `all_results.json`.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from transformers import AutoImageProcessor
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, run
+from ..cli.output_dir import check_output_dir, replacing, write_json
+from ..cli.parser import ArgumentParser
 from ..errors import UsageError
-from ..models.onnx_export import ONNX_FILE, export_onnx, load_classifier, onnx_difference, require
+from ..models.loading import load
+from ..models.onnx_export import ONNX_FILE, check_exportable, export_onnx, onnx_difference, require
 
 
 @dataclass
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError(f"`output_dir` {parsed.output_dir!r} is the model's own folder: name another.")
     require("onnx", "onnxscript", *(["onnxruntime"] if parsed.check else []))
     logging.disable_progress_bar()
-    model = load_classifier(parsed.model_name_or_path)
+    loaded = load(parsed.model_name_or_path, dtype=torch.float32)
+    check_exportable(parsed.model_name_or_path, loaded)
+    model = loaded.model.eval()
     results = {"arguments": asdict(parsed), "versions": {name: version(name) for name in ("torch", "onnx")}}
     with replacing(output_dir) as folder:
         export_onnx(model, folder / ONNX_FILE)
@@ -50,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             results["versions"]["onnxruntime"] = version("onnxruntime")
         model.config.save_pretrained(folder)
         _save_image_processor(parsed.model_name_or_path, folder)
-        (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
+        write_json(folder / "all_results.json", results)
     difference = f"onnxruntime within {results['max_logit_difference']:.1e} of torch: " if parsed.check else ""
     print(f"{difference}{output_dir / ONNX_FILE}")
 
@@ -61,7 +64,3 @@ def _save_image_processor(name_or_path: str, folder: Path) -> None:
     except (OSError, ValueError):
         # weights and configuration alone make a model too
         return
-
-
-if __name__ == "__main__":
-    run(main)

@@ -4,7 +4,7 @@
     python scripts/push_to_hub.py --model_dir outputs/vit-cb-digits --repo_id USER/vit-cb-digits
 
 loads the folder in a process that cannot import hf_cb, compares what it computes with hf_cb's own, and then uploads
-model, code, image processor, card, results and pictures in one commit, which loads with and without hf_cb. The token is
+model, code, image processor, card, results and figures in one commit, which loads with and without hf_cb. The token is
 that of `hf auth login`, or of the environment's HF_TOKEN.
 
     python scripts/push_to_hub.py --model_dir outputs/vit-cb-digits --repo_id USER/vit-cb-digits --dry_run
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..cli.parser import ArgumentParser, run
+from ..cli.parser import ArgumentParser
 from ..hub.push import push_to_hub
 
 
@@ -30,9 +30,6 @@ class PushArguments:
     repo_id: str = HfArg(help="USER/NAME on the Hub; NAME alone for the user who is logged in.")
     private: bool = HfArg(default=False, help="Make a new repository a private one.")
     revision: str | None = HfArg(default=None, help="Branch to commit to, made where there is none; by default main.")
-    compare_with: str | None = HfArg(
-        default=None, help="Folder of the plain ViT from the same recipe, whose results the card shows beside these."
-    )
     dry_run: bool = HfArg(default=False, help="Check the folder and print what would go where.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
@@ -46,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parsed.private,
         parsed.revision,
         parsed.dry_run,
-        compare_with=parsed.compare_with,
         show_progress=not parsed.disable_tqdm,
     )
     if parsed.dry_run:
@@ -56,7 +52,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{size:>12,} bytes  {name}")
     else:
         print(f"{parsed.model_dir} is now {push.url}, with the tag {push.tag}")
-
-
-if __name__ == "__main__":
-    run(main)

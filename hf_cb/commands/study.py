@@ -13,7 +13,6 @@ all runs:
 """
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,21 +28,21 @@ from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
-from ..analysis.models import AnalysedModel
-from ..analysis.running import ImageBatches, analyse
-from ..analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from ..analysis.models import AnalyzedModel
+from ..analysis.running import ImageBatches, analyze
+from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
-from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, command_line, run
+from ..cli.output_dir import check_output_dir, replacing, write_json
+from ..cli.parser import ArgumentParser, command_line
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
-from . import train
+from ..techniques.variants import VARIANTS
 
 
 # what the study itself decides for each run
 RESERVED = ("seed", "num_hidden_layers", "context_broadcast", "attn_scale", "feat_scale", "resume_from_checkpoint")
-TRAIN_COMMAND = (sys.executable, "-m", train.__name__)
+TRAIN_COMMAND = (sys.executable, "-m", "hf_cb", "train")
 STUDY_FILES = ("study.json", "study.md", "study.png")
 EVAL_BATCH_SIZE = 64
 
@@ -95,10 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if study.overwrite_output_dir:
         folder.remove_runs()
     folder.check_settings()
-    folder.remove_unfinished()
     with ended_by_sigterm():
         train_all(study, folder, training)
-        analyses = analyse_all(study, folder, data_arguments)
+        analyses = analyze_all(study, folder, data_arguments)
     results = {one: folder.results(one) for one in study.runs()}
     command = command_line("study.py", arguments)
     write_study(output_dir, results, analyses, {**description, **settings, "command": command})
@@ -137,7 +135,7 @@ def train_all(study: StudyArguments, folder: StudyFolder, training: Sequence[str
         pool.train(left, when_done)
 
 
-def analyse_all(study: StudyArguments, folder: StudyFolder, data_arguments: DataArguments) -> dict[Run, dict[str, Any]]:
+def analyze_all(study: StudyArguments, folder: StudyFolder, data_arguments: DataArguments) -> dict[Run, dict[str, Any]]:
     """The measures of every run on the images that it was evaluated on; what is there is not measured again."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -147,19 +145,18 @@ def analyse_all(study: StudyArguments, folder: StudyFolder, data_arguments: Data
     for one in tqdm(study.runs(), desc="measuring", unit="run", disable=study.disable_tqdm):
         file = folder.path(one) / "analysis.json"
         if not file.is_file():
-            result = json.dumps(analyse_run(folder.path(one), load(one.seed)), indent=2, allow_nan=False)
-            part = file.with_name(f".{file.name}")
-            part.write_text(result + "\n", encoding="utf-8")
-            os.replace(part, file)
+            measured = analyze_run(folder.path(one), load(one.seed))
+            with replacing(folder.path(one), ()) as staging:
+                write_json(staging / file.name, measured, allow_nan=False)
         analyses[one] = json.loads(file.read_text(encoding="utf-8"))
     return analyses
 
 
-def analyse_run(path: Path, data: ImageData) -> dict[str, Any]:
+def analyze_run(path: Path, data: ImageData) -> dict[str, Any]:
     """One trained model's measures."""
-    model = AnalysedModel.from_pretrained(str(path))
+    model = AnalyzedModel.from_pretrained(str(path))
     batches = ImageBatches(data.evaluation, model, EVAL_BATCH_SIZE)
-    return analyse(model, batches, PartialState().device, disable=True)[0]
+    return analyze(model, batches, PartialState().device, disable=True)[0]
 
 
 def write_study(
@@ -168,7 +165,7 @@ def write_study(
     analyses: dict[Run, dict[str, Any]],
     description: dict[str, Any],
 ) -> None:
-    """The table, the numbers and the picture, at once."""
+    """The table, the numbers and the figure, at once."""
     summary, layers = summarise(results), mean_over_seeds(analyses)
     runs = [{**vars(one), **{name: result[name] for name in RUN_RESULTS}} for one, result in results.items()]
     first = next(iter(results.values()))
@@ -179,7 +176,7 @@ def write_study(
     )
     with replacing(output_dir, STUDY_FILES) as folder:
         content = {"description": description, "summary": summary, "layers": layers, "runs": runs}
-        (folder / "study.json").write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(folder / "study.json", content, allow_nan=False)
         (folder / "study.md").write_text(render_table(summary, layers, words), encoding="utf-8")
         save_study(results, summary, layers, folder / "study.png")
 
@@ -196,7 +193,3 @@ def ended_by_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-if __name__ == "__main__":
-    run(main)

@@ -15,18 +15,17 @@ The papers' setting, DeiT's recipe on ImageNet, with eight GPUs; killed at any m
     accelerate launch scripts/train.py ... --resume_from_checkpoint latest
 """
 
-import json
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelerate.utils import set_seed
 
 from .. import ViTCBConfig
-from ..cli.output_dir import check_output_dir, replacing
-from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides, run
+from ..cli.output_dir import check_output_dir, replacing, write_json
+from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides
 from ..cli.record import describe_run
 from ..data.augmentation import AugmentationArguments, Normalization
 from ..data.sources import DataArguments, load_data
@@ -52,19 +51,23 @@ from ..training.recipes import RecipeArguments, parse_with_recipe
 from ..training.start import make_image_processor, make_model
 
 
-ARGUMENTS = (
-    RecipeArguments,
-    DataArguments,
-    ModelArguments,
-    DistillationArguments,
-    CheckpointArguments,
-    LoopArguments,
-    AugmentationArguments,
-    PreprocessingArguments,
-    TrackingArguments,
-    HubArguments,
-    ConfigArguments,
-)
+class Arguments(NamedTuple):
+    """The flags, group by group."""
+
+    recipe: RecipeArguments
+    data: DataArguments
+    model: ModelArguments
+    distillation: DistillationArguments
+    checkpoints: CheckpointArguments
+    loop: LoopArguments
+    augmentation: AugmentationArguments
+    preprocessing: PreprocessingArguments
+    tracking: TrackingArguments
+    hub: HubArguments
+    config: ConfigArguments
+
+
+ARGUMENTS = tuple(Arguments.__annotations__.values())
 
 
 def default_recipe(given: Namespace) -> str:
@@ -77,31 +80,31 @@ def default_recipe(given: Namespace) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(*ARGUMENTS, description=__doc__)
-    parts = parse_with_recipe(parser, arguments, default_recipe)
-    recipe, source, start, distillation, checkpointing, loop, augmentation, preprocessing, tracking, hub, config = parts
-    output_dir = check_output_dir(folder_of(checkpointing, source, recipe.recipe), checkpointing.may_continue())
-    checkpoint = checkpoint_to_resume(output_dir, checkpointing.resume_from_checkpoint)
-    destination = prepare_push(hub, output_dir)
-    accelerator = make_accelerator(loop, tracking, output_dir)
-    data = load_on_main_first(accelerator, lambda: load_data(source, loop.seed))
+    given = Arguments(*parse_with_recipe(parser, arguments, default_recipe))
+    loop = given.loop
+    output_dir = check_output_dir(folder_of(given), given.checkpoints.may_continue())
+    checkpoint = checkpoint_to_resume(output_dir, given.checkpoints.resume_from_checkpoint)
+    destination = prepare_push(given.hub, output_dir)
+    accelerator = make_accelerator(loop, given.tracking, output_dir)
+    data = load_on_main_first(accelerator, lambda: load_data(given.data, loop.seed))
     if data.train is None:
         raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
 
     set_seed(loop.seed)
-    model, news = make_model(start, config_overrides(config), data.label_names)
+    model, news = make_model(given.model, config_overrides(given.config), data.label_names)
     if destination is not None:
         check_model_can_be_pushed(model.config)
-    image_processor = make_image_processor(start, model.config, preprocessing)
+    image_processor = make_image_processor(given.model, model.config, given.preprocessing)
     normalization = Normalization.of(image_processor)
     criterion = distillation_criterion(
-        distillation, data.label_names, normalization, loop.label_smoothing_factor, accelerator.device
+        given.distillation, data.label_names, normalization, loop.label_smoothing_factor, accelerator.device
     )
-    how = RunArguments(loop, augmentation, checkpointing, tracking, recipe.recipe)
-    training = Training(accelerator, model, image_processor, data, how, output_dir, fingerprint_of(*parts), criterion)
-    begin(training, checkpoint, checkpointing)
+    how = RunArguments(loop, given.augmentation, given.checkpoints, given.tracking, given.recipe.recipe)
+    training = Training(accelerator, model, image_processor, data, how, output_dir, fingerprint_of(*given), criterion)
+    begin(training, checkpoint, given.checkpoints)
     plan = training.plan()
     accelerator.print(*news, plan, sep="\n")
-    results = {**training.run(), "plan": plan.to_dict(), **describe_run(*parts)}
+    results = {**training.run(), "plan": plan.to_dict(), **describe_run(*given)}
 
     state_dict = training.learner.state_dict()
     if accelerator.is_main_process:
@@ -116,9 +119,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     accelerator.end_training()
 
 
-def folder_of(checkpointing: CheckpointArguments, source: DataArguments, recipe: str) -> str:
+def folder_of(given: Arguments) -> str:
     """Where the run goes."""
-    return checkpointing.output_dir or f"outputs/vit-cb-{'digits' if source.is_digits() else recipe}"
+    return (
+        given.checkpoints.output_dir or f"outputs/vit-cb-{'digits' if given.data.is_digits() else given.recipe.recipe}"
+    )
 
 
 def begin(training: Training, checkpoint: Path | None, arguments: CheckpointArguments) -> None:
@@ -140,10 +145,6 @@ def describe(
     folder: Path, config: ViTCBConfig, results: dict[str, Any], data: DataDescription, command: str, name: str
 ) -> None:
     """Results, curves and card."""
-    (folder / "all_results.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_json(folder / "all_results.json", results)
     save_training_curves(results["history"], folder / "training_curves.png")
     render_card(config, results, data, command, name).save(folder / "README.md")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -3,17 +3,18 @@
 import hashlib
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ..cli.output_dir import check_output_dir, is_file_of_a_run, replacing
 from ..errors import UsageError
+from ..models.loaded import load_files, loading
 from ..reports.cards import techniques_of
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from ..vit_cb.loading_vit_cb import saved_config
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
 from .card import Conversion, render_conversion_card
 from .files import Checkpoint, CheckpointError, read_checkpoint
@@ -225,26 +226,13 @@ def _save(
         render_conversion_card(conversion, command, folder.absolute().name).save(staging / "README.md")
 
 
-def _load_vit_cb(folder: Path) -> ViTCBForImageClassification:
-    try:
-        model_type = PreTrainedConfig.get_config_dict(folder)[0].get("model_type") if folder.is_dir() else None
-        if model_type != ViTCBConfig.model_type:
-            what = f"of model type {model_type!r}" if model_type else "no folder with a config.json"
-            raise CheckpointError(f"{folder}: must be a ViT-CB's folder, and is {what}.")
-        model, info = ViTCBForImageClassification.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, local_files_only=True
-        )
-    except CheckpointError:
-        raise
-    except Exception as error:
-        # a damaged folder can fail anywhere in transformers, safetensors or the configuration
-        raise CheckpointError(f"{folder}: cannot be loaded: {error}") from error
-    strays = {name: keys for name, keys in info.items() if keys}
-    if strays:
-        raise CheckpointError(f"{folder}: its weights do not fit its configuration: {_first(strays)}.")
-    return model
-
-
-def _first(strays: dict[str, Any]) -> str:
-    name, keys = next(iter(strays.items()))
-    return f"{name.replace('_', ' ')}, first {sorted(map(str, keys))[0]!r}"
+def _load_vit_cb(folder: Path) -> PreTrainedModel:
+    saved = saved_config(folder, {}) if folder.is_dir() else {}
+    if saved.get("model_type") != ViTCBConfig.model_type:
+        what = f"of model type {saved['model_type']!r}" if "model_type" in saved else "no folder with a config.json"
+        raise CheckpointError(f"{folder}: must be a ViT-CB's folder, and is {what}.")
+    with loading(folder):
+        source = {"use_safetensors": True, "local_files_only": True}
+        loaded = load_files(folder, saved, ViTCBForImageClassification, **source)
+    loaded.check_whole(folder)
+    return loaded.model

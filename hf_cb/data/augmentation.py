@@ -17,7 +17,6 @@ from transformers.hf_argparser import HfArg
 
 from ..cli.flags import Checked
 from ..errors import UsageError
-from .batch_memory import BatchMemory
 from .dataset import Transform
 from .randomness import seed_device_generator, seed_random_generators
 
@@ -199,11 +198,10 @@ class Normalization:
         """What an image processor does."""
         return cls(tuple(image_processor.image_mean), tuple(image_processor.image_std))
 
-    def apply(self, images: Tensor, out: Tensor | None = None) -> Tensor:
-        """[B, C, height, width] in uint8 to the same in float32, written to `out` where given."""
+    def apply(self, images: Tensor) -> Tensor:
+        """[B, C, height, width] in uint8 to the same in float32."""
         mean, std = (255 * torch.tensor(values, device=images.device) for values in (self.mean, self.std))
-        pixel_values = images.float() if out is None else out.copy_(images)
-        return pixel_values.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+        return images.float().sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
 
 
 class BatchAugmentation:
@@ -227,7 +225,7 @@ class BatchAugmentation:
         num_labels: int,
         device: torch.device,
     ):
-        self.normalization, self.device, self.memory = normalization, device, BatchMemory()
+        self.normalization, self.device = normalization, device
         self.erase = self.mix = None
         if augmentation.random_erasing:
             self.erase = RandomErasing(augmentation.random_erasing, mode="pixel", device=device)
@@ -253,8 +251,7 @@ class BatchAugmentation:
         """
         seed_random_generators(*key)
         seed_device_generator(self.device, *key)
-        out = self.memory.empty(images.shape) if self.device.type == "cpu" else None
-        pixel_values = self.normalization.apply(images, out)
+        pixel_values = self.normalization.apply(images)
         if self.erase is not None:
             pixel_values = self.erase(pixel_values)
         return (pixel_values, labels) if self.mix is None else self.mix(pixel_values, labels)

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 from torch.utils.data import Dataset as TorchDataset
-from torch.utils.data import default_collate
+from torch.utils.data import default_collate, get_worker_info
 from transformers import BaseImageProcessor
 
 from ..errors import UsageError
@@ -20,6 +20,8 @@ from .randomness import preserved_random_state, seed_random_generators
 IGNORED_LABEL = -100
 # the index of a row that only fills a batch up
 PADDING = -1
+# under which a row, and then its batch, holds a user's mistake that a loader process met
+MISTAKE = "mistake"
 
 Transform = Callable[[PILImage.Image], torch.Tensor]
 
@@ -67,6 +69,12 @@ class ImageDataset(TorchDataset):
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int, int]]) -> list[dict[str, Any]]:
         keys = [(key, 0, 0) if isinstance(key, int) else key for key in keys]
+        try:
+            return self._rows(keys)
+        except UsageError as error:
+            return [mistaken_row(error)]
+
+    def _rows(self, keys: Sequence[tuple[int, int, int]]) -> list[dict[str, Any]]:
         # one reading of the table for all of them
         rows = self.data[[max(index, 0) for index, _, _ in keys]]
         with preserved_random_state():
@@ -104,8 +112,27 @@ class ImageDataset(TorchDataset):
         raise UsageError(f"none of the {len(self)} images can be read; the last is {skipped[-1][1]}.")
 
 
+def mistaken_row(mistake: UsageError) -> dict[str, Any]:
+    """What a loader process gives in place of raising: torch would make one text of the error and its traceback."""
+    if get_worker_info() is None:
+        raise mistake
+    return {MISTAKE: str(mistake)}
+
+
+def raise_mistake(batch: dict[str, Any]) -> None:
+    """Raise, in the main process, the mistake that a loader process met."""
+    if MISTAKE in batch:
+        raise UsageError(batch[MISTAKE])
+
+
 def collate(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Rows to a batch: `pixel_values` [B, C, height, width], `labels` [B] and `skipped`, the unreadable images met."""
+    """Rows to a batch: `pixel_values` [B, C, height, width], `labels` [B] and `skipped`, the unreadable images met.
+
+    Where a row is a user's mistake, it is all there is in the batch: see `raise_mistake`.
+    """
+    mistakes = [row[MISTAKE] for row in rows if MISTAKE in row]
+    if mistakes:
+        return {MISTAKE: mistakes[0]}
     return {
         # in a loader process it writes them where the main process reads them
         "pixel_values": default_collate([row["pixel_values"] for row in rows]),

@@ -25,6 +25,8 @@ DIGITS = DataDescription(
 )
 
 
+# the images hold nothing but the digit, whose mirror image is none
+DIGITS_CROP_SCALE = 0.6
 # writers of the first 1,437 digits are not among those of the last 360
 NUM_TRAIN_DIGITS = 1437
 

@@ -11,6 +11,7 @@ from datasets.exceptions import DatasetsError
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..errors import UsageError
 from ..reports.cards import DataDescription
 from .columns import encoded_labels, random_part, stratified_split, with_image_and_label
@@ -26,7 +27,7 @@ LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, DatasetsError, HfHub
 
 
 @dataclass
-class DataArguments:
+class DataArguments(Checked):
     """Where images come from; without any, scikit-learn's handwritten digits."""
 
     dataset_name: str | None = HfArg(default=None, help="Data set of the Hub, or a local folder that `datasets` reads.")
@@ -50,12 +51,8 @@ class DataArguments:
     max_eval_samples: int | None = HfArg(default=None, help="Evaluate on so many, drawn at random.")
 
     def __post_init__(self) -> None:
-        if not 0 < self.train_val_split < 1:
-            raise UsageError(f"`train_val_split` must be a number between 0 and 1, got {self.train_val_split}.")
-        for name in ("max_train_samples", "max_eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"`{name}` must be at least 1, got {value}.")
+        self.require_all("train_val_split", lambda share: 0 < share < 1, "a number between 0 and 1")
+        self.require_all("max_train_samples max_eval_samples", lambda count: count >= 1, "at least 1")
         given = [f"--{kind}" for kind, sources in self.sources().items() if any(sources)]
         if len(given) > 1:
             raise UsageError(f"the images come from one place: give one of {' and '.join(given)}.")

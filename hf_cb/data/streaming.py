@@ -1,7 +1,7 @@
 """Rows of a stream of images, shared over processes and loader workers by `datasets`."""
 
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, repeat
 from typing import Any
 
 from datasets import IterableDataset
@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ..errors import UsageError
-from .dataset import IGNORED_LABEL, Transform, blank_image
+from .dataset import IGNORED_LABEL, Transform, blank_image, mistaken_row
 from .images import UnreadableImageError, name_of, read_image
 from .randomness import mixed, preserved_random_state, seed_random_generators
 
@@ -53,6 +53,13 @@ class StreamedTrainingImages(TorchIterableDataset):
         self.start = epoch, first_batch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self._rows()
+        except UsageError as error:
+            # as often as it takes to fill a batch, since the last one is dropped where it is not full
+            yield from repeat(mistaken_row(error))
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
         worker = get_worker_info()
         key = (*self.key, *self.start, 0 if worker is None else worker.id)
         skipped, number = [], 0

@@ -1,4 +1,4 @@
-"""White-box attacks within a distance of epsilon in every value of a picture from 0 to 1, and noise of that size."""
+"""White-box attacks within a distance of epsilon in every value of an image from 0 to 1, and noise of that size."""
 
 from dataclasses import dataclass
 
@@ -21,9 +21,9 @@ class RandomSigns:
     epsilon: float
     seed: int = 0
 
-    def __call__(self, classifier: Classifier, pictures: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        signs = _uniform_like(pictures, indices, self.seed).sub(0.5).sign()
-        return (pictures + self.epsilon * signs).clamp(0, 1)
+    def __call__(self, classifier: Classifier, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        signs = _uniform_like(images, indices, self.seed).sub(0.5).sign()
+        return (images + self.epsilon * signs).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class FGSM:
     """The fast gradient sign method, https://arxiv.org/abs/1412.6572: `x + epsilon sign(dL/dx)`, kept in [0, 1].
 
     Args:
-        epsilon: distance on the scale from 0 to 1, that of pictures before normalisation.
+        epsilon: distance on the scale from 0 to 1, that of images before normalisation.
     """
 
     epsilon: float
 
-    def __call__(self, classifier: Classifier, pictures: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        return (pictures + self.epsilon * loss_gradient(classifier, pictures, labels).sign()).clamp(0, 1)
+    def __call__(self, classifier: Classifier, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        return (images + self.epsilon * loss_gradient(classifier, images, labels).sign()).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PGD:
         x <- clip(x + a sign(dL/dx), x_0 - epsilon, x_0 + epsilon), kept in [0, 1]
 
     Args:
-        epsilon: distance on the scale from 0 to 1, that of pictures before normalisation.
+        epsilon: distance on the scale from 0 to 1, that of images before normalisation.
         steps: their number; each is a = 2.5 epsilon / steps long, as in the paper, so that every point can be reached.
         seed: of the start, which is uniform in the box.
     """
@@ -56,33 +56,33 @@ class PGD:
     steps: int = 10
     seed: int = 0
 
-    def __call__(self, classifier: Classifier, pictures: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
-        low, high = (pictures - self.epsilon).clamp(min=0), (pictures + self.epsilon).clamp(max=1)
-        moved = low + (high - low) * _uniform_like(pictures, indices, self.seed)
+    def __call__(self, classifier: Classifier, images: Tensor, labels: Tensor, indices: Tensor) -> Tensor:
+        low, high = (images - self.epsilon).clamp(min=0), (images + self.epsilon).clamp(max=1)
+        moved = low + (high - low) * _uniform_like(images, indices, self.seed)
         for _ in range(self.steps):
             step = 2.5 * self.epsilon / self.steps * loss_gradient(classifier, moved, labels).sign()
             moved = torch.minimum(torch.maximum(moved + step, low), high)
         return moved
 
 
-def loss_gradient(classifier: Classifier, pictures: Tensor, labels: Tensor) -> Tensor:
-    """The derivative of the cross-entropy, through the normalisation, by the values of the pictures.
+def loss_gradient(classifier: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """The derivative of the cross-entropy, through the normalisation, by the values of the images.
 
     Args:
         classifier: what is attacked.
-        pictures: [B, 3, height, width] with values from 0 to 1.
+        images: [B, 3, height, width] with values from 0 to 1.
         labels: [B], the classifier's indices of the right classes.
     """
     with torch.enable_grad():
-        pictures = pictures.detach().requires_grad_()
+        images = images.detach().requires_grad_()
         # summed: what an image's gradient is does not depend on its batch
-        loss = nn.functional.cross_entropy(classifier(pictures), labels, reduction="sum")
-        return torch.autograd.grad(loss, pictures)[0]
+        loss = nn.functional.cross_entropy(classifier(images), labels, reduction="sum")
+        return torch.autograd.grad(loss, images)[0]
 
 
-def _uniform_like(pictures: Tensor, indices: Tensor, seed: int) -> Tensor:
+def _uniform_like(images: Tensor, indices: Tensor, seed: int) -> Tensor:
     noise = [
-        torch.rand(pictures.shape[1:], generator=torch.Generator().manual_seed(mixed(seed, index)))
+        torch.rand(images.shape[1:], generator=torch.Generator().manual_seed(mixed(seed, index)))
         for index in indices.tolist()
     ]
-    return torch.stack(noise).to(pictures)
+    return torch.stack(noise).to(images)

@@ -1,8 +1,7 @@
-"""Pictures as several classifiers see them, perturbed reproducibly, and what the classifiers make of them."""
+"""Images as several classifiers see them, perturbed reproducibly, and what the classifiers make of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..data.images import UnreadableImageError, read_image
 from ..errors import UsageError
 from ..models.classifier import Classifier, PixelScale
@@ -27,35 +27,45 @@ CROP_SHARE = 0.875
 
 # uint8 [3, height, width] and the image's index, to the like
 Perturbation = Callable[[Tensor, int], Tensor]
-# classifier, pictures [B, 3, height, width] from 0 to 1, the classifier's labels [B], indices [B], to pictures
+# classifier, images [B, 3, height, width] from 0 to 1, the classifier's labels [B], indices [B], to images
 Attack = Callable[[Classifier, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What happens to images before they are classified; by default nothing.
+
+    Args:
+        perturbation: of what the classifiers share, see `Views`.
+        of_views: of each classifier's view, after `perturbation`.
+        attack: of each classifier's view, with the classifier at hand.
+        at_shared_size: resize images as for a perturbation, even without one.
+    """
+
+    perturbation: Perturbation | None = None
+    of_views: Perturbation | None = None
+    attack: Attack | None = None
+    at_shared_size: bool = False
+
+
+UNTREATED = Treatment()
 
 
 class Views(TorchDataset):
     """Rows of a data set as the classifiers see them: `views`, one for each way of preprocessing, and `index`.
 
     A perturbation acts on what all classifiers share. Where they all take the same pixels of an image, as one alone
-    does, that is this view, and otherwise the picture itself, with a shorter edge of no more than the largest model is
+    does, that is this view, and otherwise the image itself, with a shorter edge of no more than the largest model is
     made for, which then goes through each model's own preprocessing.
 
     Args:
         data: with the column `image`; a row whose image cannot be read gives black ones, and names it in `skipped`.
         scales: the classifiers' ways of preprocessing, no two alike.
-        perturbation: of what is shared.
-        of_views: of every view, after `perturbation`.
-        at_shared_size: resize pictures as for a perturbation, even without one.
+        treatment: what happens to them, an attack apart.
     """
 
-    def __init__(
-        self,
-        data: Dataset,
-        scales: Sequence[PixelScale],
-        perturbation: Perturbation | None = None,
-        of_views: Perturbation | None = None,
-        at_shared_size: bool = False,
-    ):
-        self.data, self.scales, self.perturbation, self.of_views = data, scales, perturbation, of_views
-        self.at_shared_size = at_shared_size or perturbation is not None
+    def __init__(self, data: Dataset, scales: Sequence[PixelScale], treatment: Treatment):
+        self.data, self.scales, self.treatment = data, scales, treatment
 
     def __len__(self) -> int:
         return len(self.data)
@@ -66,25 +76,57 @@ class Views(TorchDataset):
         except UnreadableImageError as error:
             image, skipped = PILImage.new("RGB", (64, 64)), str(error)
         views = self._views(image, index)
-        if self.of_views is not None:
-            views = [self.of_views(view, index) for view in views]
+        if self.treatment.of_views is not None:
+            views = [self.treatment.of_views(view, index) for view in views]
         return {"views": views, "index": index, "skipped": skipped}
 
     def _views(self, image: PILImage.Image, index: int) -> list[Tensor]:
         if len(self.scales) == 1:
             return [self._perturbed(self.scales[0].view(image), index)]
-        if self.at_shared_size:
+        if self.treatment.at_shared_size or self.treatment.perturbation is not None:
             edge = round(max(max(scale.size) for scale in self.scales) / CROP_SHARE)
             image = F.resize(image, edge, v2.InterpolationMode.BICUBIC) if min(image.size) > edge else image
             image = F.to_pil_image(self._perturbed(F.pil_to_tensor(image), index))
         return [scale.view(image) for scale in self.scales]
 
-    def _perturbed(self, picture: Tensor, index: int) -> Tensor:
-        return picture if self.perturbation is None else self.perturbation(picture, index)
+    def _perturbed(self, image: Tensor, index: int) -> Tensor:
+        perturbation = self.treatment.perturbation
+        return image if perturbation is None else perturbation(image, index)
+
+
+def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name: str) -> Tensor:
+    """Which of a model's outputs stands for each label of the data, by name.
+
+    Args:
+        data_labels: names in the data's order.
+        model_labels: names in the order of the model's outputs; there may be more of them.
+        name: the model's, for the message.
+
+    Returns:
+        [data labels], indices of the model's outputs.
+
+    Raises:
+        UsageError: a label of the data is none of the model's, or is several of them.
+    """
+    data_labels, model_labels = [str(label) for label in data_labels], [str(label) for label in model_labels]
+    if data_labels == model_labels[: len(data_labels)]:
+        return torch.arange(len(data_labels))
+    for label in data_labels:
+        if model_labels.count(label) != 1:
+            found = "has no label" if label not in model_labels else "has several labels"
+            raise UsageError(
+                f"{name} {found} {label!r}, which the data have; its labels are {_shortened(model_labels)}: give a"
+                " model of these classes, or data whose labels bear the model's names."
+            )
+    return torch.tensor([model_labels.index(label) for label in data_labels])
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 @dataclass
-class LoadingArguments:
+class LoadingArguments(Checked):
     """How images are read and sent through the models."""
 
     per_device_eval_batch_size: int = HfArg(default=64, help="Images in a batch.")
@@ -92,9 +134,8 @@ class LoadingArguments:
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
-        for name, least in (("per_device_eval_batch_size", 1), ("dataloader_num_workers", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
+        self.require_all("per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
+        self.require_all("dataloader_num_workers", lambda value: value >= 0, "at least 0")
 
 
 class Panel:
@@ -107,7 +148,7 @@ class Panel:
         loading: how images are read.
 
     Raises:
-        ValueError: a classifier does not know a label of the data.
+        UsageError: a classifier does not know a label of the data.
     """
 
     def __init__(
@@ -131,47 +172,37 @@ class Panel:
         readable[list(self.skipped)] = False
         return readable
 
-    def logits(
-        self,
-        title: str,
-        perturbation: Perturbation | None = None,
-        of_views: Perturbation | None = None,
-        attack: Attack | None = None,
-        at_shared_size: bool = False,
-    ) -> list[Tensor]:
+    def logits(self, title: str, treatment: Treatment = UNTREATED) -> list[Tensor]:
         """What the classifiers answer to the images.
 
         Args:
             title: for the progress bar.
-            perturbation: of what the classifiers share, see `Views`.
-            of_views: of each classifier's view.
-            attack: of each classifier's view, with the classifier at hand.
-            at_shared_size: see `Views`.
+            treatment: what happens to the images before.
 
         Returns:
             [readable images, outputs] in float32 for each classifier.
 
         Raises:
-            ValueError: no image can be read.
+            UsageError: no image can be read.
         """
-        views = Views(self.data, self.scales, perturbation, of_views, at_shared_size)
+        views = Views(self.data, self.scales, treatment)
         answers: list[list[Tensor]] = [[] for _ in self.classifiers]
         for batch in self._batches(views, title):
             self.skipped |= {i: why for i, why in zip(batch["index"].tolist(), batch["skipped"], strict=True) if why}
             for k, classifier in enumerate(self.classifiers):
-                pictures = batch["views"][self.scale_of[k]].to(classifier.device).float() / 255
-                if attack is not None:
+                images = batch["views"][self.scale_of[k]].to(classifier.device).float() / 255
+                if treatment.attack is not None:
                     labels = self._labels[k][batch["index"]].to(classifier.device)
-                    pictures = attack(classifier, pictures, labels, batch["index"])
+                    images = treatment.attack(classifier, images, labels, batch["index"])
                 with torch.inference_mode():
-                    answers[k].append(classifier(pictures).cpu())
+                    answers[k].append(classifier(images).cpu())
         if len(self.skipped) == len(self.data):
-            raise ValueError(f"none of the {len(self.data)} images can be read; the first is {self.skipped[0]}.")
+            raise UsageError(f"none of the {len(self.data)} images can be read; the first is {self.skipped[0]}.")
         return [torch.cat(parts)[self._is_readable()] for parts in answers]
 
-    def correct(self, title: str, **perturbations: Any) -> list[Tensor]:
+    def correct(self, title: str, treatment: Treatment = UNTREATED) -> list[Tensor]:
         """Whether each image is classified rightly: [readable images] for each classifier. Arguments as `logits`."""
-        return [logits.argmax(1) == self.labels(k) for k, logits in enumerate(self.logits(title, **perturbations))]
+        return [logits.argmax(1) == self.labels(k) for k, logits in enumerate(self.logits(title, treatment))]
 
     def _batches(self, views: Views, title: str) -> Iterator[dict[str, Any]]:
         loader = DataLoader(
@@ -194,40 +225,3 @@ def _distinct(scales: Sequence[PixelScale]) -> tuple[list[PixelScale], list[int]
             views.append(view)
         which.append(found)
     return distinct, which
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """The last part of each path, or the whole where two would be alike."""
-    last = [Path(name).name or name for name in names]
-    return list(names) if len(set(last)) < len(last) else last
-
-
-def label_indices(data_labels: Sequence[str], model_labels: Sequence[str], name: str) -> Tensor:
-    """Which of a model's outputs stands for each label of the data, by name.
-
-    Args:
-        data_labels: names in the data's order.
-        model_labels: names in the order of the model's outputs; there may be more of them.
-        name: the model's, for the message.
-
-    Returns:
-        [data labels], indices of the model's outputs.
-
-    Raises:
-        ValueError: a label of the data is none of the model's, or is several of them.
-    """
-    data_labels, model_labels = [str(label) for label in data_labels], [str(label) for label in model_labels]
-    if data_labels == model_labels[: len(data_labels)]:
-        return torch.arange(len(data_labels))
-    for label in data_labels:
-        if model_labels.count(label) != 1:
-            found = "has no label" if label not in model_labels else "has several labels"
-            raise ValueError(
-                f"{name} {found} {label!r}, which the data have; its labels are {_shortened(model_labels)}: give a"
-                " model of these classes, or data whose labels bear the model's names."
-            )
-    return torch.tensor([model_labels.index(label) for label in data_labels])
-
-
-def _shortened(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,6 +1,6 @@
-"""Perturbations of pictures: patches left out, and torchvision's corruptions at five strengths.
+"""Perturbations of images: patches left out, and torchvision's corruptions at five strengths.
 
-Each is a function of a picture, uint8 [3, height, width], and the image's index: the same pixels in every run, for
+Each is a function of an image, uint8 [3, height, width], and its index: the same pixels in every run, for
 every model, in whatever order images are read.
 """
 
@@ -18,13 +18,13 @@ from ..data.randomness import mixed, preserved_random_state, seed_random_generat
 
 
 STRENGTHS = (1, 2, 3, 4, 5)
-# lengths in pixels are given for pictures of this side and scale with it
+# lengths in pixels are given for images of this side and scale with it
 REFERENCE_SIDE = 224
 
 
 @dataclass(frozen=True)
 class PatchDrop:
-    """Blacken a share of a picture's patches, chosen at random: occlusion, as in https://arxiv.org/abs/2105.10497.
+    """Blacken a share of an image's patches, chosen at random: occlusion, as in https://arxiv.org/abs/2105.10497.
 
     A larger share takes the patches of a smaller one and more.
 
@@ -40,15 +40,15 @@ class PatchDrop:
     columns: int
     seed: int = 0
 
-    def __call__(self, picture: Tensor, index: int) -> Tensor:
+    def __call__(self, image: Tensor, index: int) -> Tensor:
         generator = torch.Generator().manual_seed(mixed(self.seed, index))
         order = torch.randperm(self.rows * self.columns, generator=generator)
         kept = torch.ones(self.rows * self.columns, dtype=torch.bool)
         kept[order[: round(self.share * len(order))]] = False
-        height, width = picture.shape[-2:]
+        height, width = image.shape[-2:]
         row = torch.arange(height) * self.rows // height
         column = torch.arange(width) * self.columns // width
-        return picture * kept.view(self.rows, self.columns)[row][:, column]
+        return image * kept.view(self.rows, self.columns)[row][:, column]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Corruption:
 
     Args:
         name: of the corruption.
-        strength: from 1 to 5; 0 leaves the picture as it is.
+        strength: from 1 to 5; 0 leaves the image as it is.
         seed: of its random choices, which are the same at each strength.
     """
 
@@ -65,40 +65,40 @@ class Corruption:
     strength: int
     seed: int = 0
 
-    def __call__(self, picture: Tensor, index: int) -> Tensor:
+    def __call__(self, image: Tensor, index: int) -> Tensor:
         if self.strength == 0:
-            return picture
+            return image
         function, values = CORRUPTIONS[self.name]
         with preserved_random_state():
             seed_random_generators(self.seed, index, zlib.crc32(self.name.encode()))
-            return function(picture, values[self.strength - 1])
+            return function(image, values[self.strength - 1])
 
 
-def _gaussian_noise(picture: Tensor, sigma: float) -> Tensor:
-    noisy = F.gaussian_noise(F.to_dtype(picture, torch.float32, scale=True), sigma=sigma)
+def _gaussian_noise(image: Tensor, sigma: float) -> Tensor:
+    noisy = F.gaussian_noise(F.to_dtype(image, torch.float32, scale=True), sigma=sigma)
     return F.to_dtype(noisy, torch.uint8, scale=True)
 
 
-def _gaussian_blur(picture: Tensor, sigmas: tuple[float, float]) -> Tensor:
-    # the second in pixels: on small pictures less would change nothing
-    sigma = max(sigmas[0] * _scale(picture), sigmas[1])
+def _gaussian_blur(image: Tensor, sigmas: tuple[float, float]) -> Tensor:
+    # the second in pixels: on small images less would change nothing
+    sigma = max(sigmas[0] * _scale(image), sigmas[1])
     # three standard deviations to each side
-    return F.gaussian_blur(picture, kernel_size=2 * max(1, round(3 * sigma)) + 1, sigma=sigma)
+    return F.gaussian_blur(image, kernel_size=2 * max(1, round(3 * sigma)) + 1, sigma=sigma)
 
 
-def _elastic(picture: Tensor, alpha: float) -> Tensor:
-    scale = _scale(picture)
-    return v2.ElasticTransform(alpha=alpha * scale, sigma=max(5.0 * scale, 0.5))(picture)
+def _elastic(image: Tensor, alpha: float) -> Tensor:
+    scale = _scale(image)
+    return v2.ElasticTransform(alpha=alpha * scale, sigma=max(5.0 * scale, 0.5))(image)
 
 
-def _pixelate(picture: Tensor, share: float) -> Tensor:
-    height, width = picture.shape[-2:]
-    small = F.resize(picture, [max(1, round(height * share)), max(1, round(width * share))], antialias=True)
+def _pixelate(image: Tensor, share: float) -> Tensor:
+    height, width = image.shape[-2:]
+    small = F.resize(image, [max(1, round(height * share)), max(1, round(width * share))], antialias=True)
     return F.resize(small, [height, width], v2.InterpolationMode.NEAREST)
 
 
-def _scale(picture: Tensor) -> float:
-    return min(picture.shape[-2:]) / REFERENCE_SIDE
+def _scale(image: Tensor) -> float:
+    return min(image.shape[-2:]) / REFERENCE_SIDE
 
 
 # name: function of torchvision.transforms.v2 and its argument at strengths 1 to 5. Noise, blur, contrast and JPEG have

@@ -1,13 +1,13 @@
-"""What an evaluation leaves: results as JSON, tables as Markdown, pictures."""
+"""What an evaluation leaves: results as JSON, tables as Markdown, figures."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..cli.output_dir import EVALUATION_FILES, replacing
+from ..cli.output_dir import EVALUATION_FILES, replacing, write_json
+from ..reports.tables import markdown_table
 from .panel import Panel
 from .plots import save_confusion_matrix, save_reliability_diagram, save_robustness_curves
 from .robustness import LEVELS
@@ -54,7 +54,7 @@ def save_evaluation(output_dir: Path, results: Mapping[str, Any]) -> None:
     """
     first = next(iter(results["models"].values()))
     with replacing(output_dir, EVALUATION_FILES) as folder:
-        (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+        write_json(folder / RESULTS, results)
         (folder / TABLES).write_text(tables(results["robustness"]))
         matrix = torch.tensor(first["confusion_matrix"])
         save_confusion_matrix(matrix, results["label_names"], folder / CONFUSION)
@@ -74,23 +74,15 @@ def tables(rows: Sequence[Mapping[str, Any]]) -> str:
 def _table(kind: str, rows: Sequence[Mapping[str, Any]]) -> str:
     models = list(dict.fromkeys(row["model"] for row in rows))
     differences = [f"{model} - {models[0]} (95 %)" for model in models[1:]]
-    lines = [
-        f"## {HEADINGS[kind]}",
-        "",
-        _line(["perturbation", LEVELS.get(kind, "level"), *models, *differences]),
-        _line(["---"] * (2 + len(models) + len(differences))),
+    columns = ["perturbation", LEVELS.get(kind, "level"), *models, *differences]
+    groups = (rows[start : start + len(models)] for start in range(0, len(rows), len(models)))
+    return f"## {HEADINGS[kind]}\n\n{markdown_table(columns, map(_cells, groups))}\n"
+
+
+def _cells(group: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line of the table, of the rows of all models in one condition."""
+    differences = [
+        f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})" for row in group[1:]
     ]
-    for start in range(0, len(rows), len(models)):
-        group = rows[start : start + len(models)]
-        cells = [group[0]["perturbation"].replace("_", " "), f"{group[0]['level']:g}"]
-        cells += [f"{row['accuracy']:.4f}" for row in group]
-        cells += [
-            f"{row['difference']:+.4f} ({row['difference_low']:+.4f} to {row['difference_high']:+.4f})"
-            for row in group[1:]
-        ]
-        lines.append(_line(cells))
-    return "\n".join([*lines, ""])
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    condition = [group[0]["perturbation"].replace("_", " "), f"{group[0]['level']:g}"]
+    return [*condition, *(f"{row['accuracy']:.4f}" for row in group), *differences]

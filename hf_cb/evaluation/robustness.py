@@ -1,15 +1,16 @@
 """Accuracy under occlusion, corruption and attack: which conditions, and what is measured in them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..errors import UsageError
 from .attacks import FGSM, PGD, RandomSigns
-from .panel import Panel
+from .panel import UNTREATED, Attack, Panel, Treatment
 from .perturbations import CORRUPTIONS, STRENGTHS, Corruption, PatchDrop
 from .scores import paired_difference
 
@@ -27,7 +28,7 @@ LEVELS = {
 
 
 @dataclass
-class RobustnessArguments:
+class RobustnessArguments(Checked):
     """Under what the models are tested too; a flag without values takes its usual ones."""
 
     patch_drop: list[float] | None = HfArg(
@@ -56,13 +57,9 @@ class RobustnessArguments:
         self.corruptions = self._values("corruptions", CORRUPTIONS, lambda name: name in CORRUPTIONS, f"among {names}")
         for name in ("fgsm_epsilons", "pgd_epsilons"):
             setattr(self, name, self._values(name, EPSILONS, lambda e: 0 <= e <= 255, "numbers from 0 to 255"))
-        for name, allowed in (("pgd_steps", range(1, 10**6)), ("num_bootstrap_samples", range(100, 10**7))):
-            if getattr(self, name) not in allowed:
-                raise UsageError(
-                    f"`{name}` must be from {allowed.start} to {allowed.stop - 1}, got {getattr(self, name)}."
-                )
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"`seed` must be an integer from 0 to 2**32 - 1, got {self.seed}.")
+        self.require_all("pgd_steps", lambda value: 1 <= value < 10**6, "from 1 to 999999")
+        self.require_all("num_bootstrap_samples", lambda value: 100 <= value < 10**7, "from 100 to 9999999")
+        self.require_all("seed", lambda value: 0 <= value < 2**32, "an integer from 0 to 2**32 - 1")
 
     def _values(self, name: str, usual: Any, is_allowed: Any, allowed: str) -> list[Any] | None:
         given = getattr(self, name)
@@ -79,16 +76,16 @@ class Condition:
     """Under what images are classified.
 
     Args:
-        kind: one of `LEVELS`, which share a picture.
+        kind: one of `LEVELS`, which share a figure.
         name: of the perturbation.
         level: how much of it.
-        arguments: of `Panel.correct`.
+        treatment: that the perturbation is at this level.
     """
 
     kind: str
     name: str
     level: float
-    arguments: dict[str, Any]
+    treatment: Treatment
 
 
 def conditions(arguments: RobustnessArguments, grid: tuple[int, int]) -> list[Condition]:
@@ -104,30 +101,29 @@ def conditions(arguments: RobustnessArguments, grid: tuple[int, int]) -> list[Co
 def _drops(arguments: RobustnessArguments, grid: tuple[int, int]) -> Iterator[Condition]:
     for share in sorted(arguments.patch_drop or ()):
         drop = PatchDrop(share, *grid, arguments.seed)
-        yield Condition("patch_drop", "patch_drop", share, {"of_views": drop})
+        yield Condition("patch_drop", "patch_drop", share, Treatment(of_views=drop))
 
 
 def _corruptions(arguments: RobustnessArguments) -> Iterator[Condition]:
     for name in arguments.corruptions or ():
-        yield Condition("corruptions", name, 0, {"at_shared_size": True})
+        yield Condition("corruptions", name, 0, Treatment(at_shared_size=True))
         for strength in STRENGTHS:
             corruption = Corruption(name, strength, arguments.seed)
-            yield Condition("corruptions", name, strength, {"perturbation": corruption})
+            yield Condition("corruptions", name, strength, Treatment(perturbation=corruption))
 
 
 def _attacks(arguments: RobustnessArguments) -> Iterator[Condition]:
-    for epsilon in _from_zero(arguments.fgsm_epsilons):
-        yield Condition("fgsm", "fgsm", epsilon, {"attack": FGSM(epsilon / 255)} if epsilon else {})
-    for epsilon in _from_zero(arguments.fgsm_epsilons):
-        attack = RandomSigns(epsilon / 255, arguments.seed)
-        yield Condition("fgsm", "random_signs", epsilon, {"attack": attack} if epsilon else {})
-    for epsilon in _from_zero(arguments.pgd_epsilons):
-        attack = PGD(epsilon / 255, arguments.pgd_steps, arguments.seed)
-        yield Condition("pgd", "pgd", epsilon, {"attack": attack} if epsilon else {})
+    steps, seed = arguments.pgd_steps, arguments.seed
+    yield from _attack("fgsm", "fgsm", arguments.fgsm_epsilons, FGSM)
+    yield from _attack("fgsm", "random_signs", arguments.fgsm_epsilons, lambda epsilon: RandomSigns(epsilon, seed))
+    yield from _attack("pgd", "pgd", arguments.pgd_epsilons, lambda epsilon: PGD(epsilon, steps, seed))
 
 
-def _from_zero(epsilons: Sequence[float] | None) -> list[float]:
-    return [] if epsilons is None else sorted({0.0, *epsilons})
+def _attack(
+    kind: str, name: str, epsilons: Sequence[float] | None, make: Callable[[float], Attack]
+) -> Iterator[Condition]:
+    for epsilon in [] if epsilons is None else sorted({0.0, *epsilons}):
+        yield Condition(kind, name, epsilon, Treatment(attack=make(epsilon / 255)) if epsilon else UNTREATED)
 
 
 def patch_grid(panel: Panel) -> tuple[int, int]:
@@ -148,20 +144,15 @@ def measure(panel: Panel, names: Sequence[str], arguments: RobustnessArguments) 
         Rows with `kind`, `perturbation`, `level`, `model`, `accuracy` and `samples`, and for all models but the first
         the paired `difference` to it, `difference_low` and `difference_high`.
     """
-    unperturbed: dict[bool, list[Tensor]] = {}
+    # no perturbation at all stands at the beginning of several curves
+    found: dict[Treatment, list[Tensor]] = {}
     rows = []
     for condition in conditions(arguments, patch_grid(panel)):
-        plain = set(condition.arguments) <= {"at_shared_size"}
-        if plain:
-            # no perturbation: once for all corruptions, and once for all attacks
-            key = bool(condition.arguments)
-            if key not in unperturbed:
-                unperturbed[key] = panel.correct("unperturbed", **condition.arguments)
-            correct = unperturbed[key]
-        else:
-            correct = panel.correct(f"{condition.name} {condition.level:g}", **condition.arguments)
+        treatment = condition.treatment
+        if treatment not in found:
+            found[treatment] = panel.correct(f"{condition.name} {condition.level:g}", treatment)
         head = {"kind": condition.kind, "perturbation": condition.name, "level": condition.level}
-        rows += [{**head, **row} for row in compare(correct, names, arguments)]
+        rows += [{**head, **row} for row in compare(found[treatment], names, arguments)]
     return rows
 
 

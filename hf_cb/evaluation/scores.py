@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from ..metrics import TOP_K
+from ..metrics import first_guesses, top_k_accuracy
 
 
 NUM_BINS = 15
@@ -21,10 +21,9 @@ def classification_metrics(logits: Tensor, labels: Tensor) -> dict[str, float]:
         logits: [images, outputs].
         labels: [images], indices of outputs.
     """
-    first = logits.topk(min(TOP_K, logits.shape[1])).indices
+    accuracies = top_k_accuracy(first_guesses(logits), labels)
     return {
-        "eval_accuracy": (logits.argmax(1) == labels).double().mean().item(),
-        "eval_top_5_accuracy": (first == labels[:, None]).any(1).double().mean().item(),
+        **{f"eval_{name}": value for name, value in accuracies.items()},
         "eval_loss": nn.functional.cross_entropy(logits.double(), labels).item(),
         "eval_calibration_error": calibration_error(logits.double().softmax(1), labels),
         "eval_samples": len(labels),

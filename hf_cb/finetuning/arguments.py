@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.hf_argparser import HfArg
 
+from ..cli.flags import Checked
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.lora import TARGET_MODULES
@@ -18,7 +19,7 @@ LATEST = "latest"
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(Checked):
     """What is fine-tuned, and with how many parameters."""
 
     model_name_or_path: str = HfArg(help="Model to start from: a folder or a name on the Hub.")
@@ -45,16 +46,13 @@ class ModelArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.lora_r is not None and self.lora_r < 1:
-            raise UsageError(f"`lora_r` must be at least 1, got {self.lora_r}.")
+        self.require_all("lora_r", lambda rank: rank >= 1, "at least 1")
+        self.require_all("lora_dropout", lambda share: 0 <= share < 1, "a number in [0, 1)")
+        self.require_all("lora_alpha", lambda alpha: 0 < alpha < float("inf"), "a number above 0")
         if self.train_only_techniques and self.lora_r is not None:
             raise UsageError("`train_only_techniques` and `lora_r` each say what is trained: give one of them.")
         if self.merge_lora and self.lora_r is None:
             raise UsageError("`merge_lora` needs LoRA: give --lora_r, its rank.")
-        if not 0 <= self.lora_dropout < 1:
-            raise UsageError(f"`lora_dropout` must be a number in [0, 1), got {self.lora_dropout}.")
-        if not 0 < self.lora_alpha < float("inf"):
-            raise UsageError(f"`lora_alpha` must be a number above 0, got {self.lora_alpha}.")
 
     def leaves_an_adapter(self) -> bool:
         """Whether LoRA's matrices are saved apart, and no whole model."""
@@ -67,7 +65,7 @@ class ModelArguments:
 
 
 @dataclass
-class AugmentationArguments:
+class AugmentationArguments(Checked):
     """What training images undergo; the defaults are those of transformers' own example, milder for the digits."""
 
     crop_scale: float | None = HfArg(
@@ -78,12 +76,11 @@ class AugmentationArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.crop_scale is not None and not 0 < self.crop_scale <= 1:
-            raise UsageError(f"`crop_scale` must be a number in (0, 1], got {self.crop_scale}.")
+        self.require_all("crop_scale", lambda share: 0 < share <= 1, "a number in (0, 1]")
 
 
 @dataclass
-class FineTuningArguments(TrainingArguments):
+class FineTuningArguments(TrainingArguments, Checked):
     """transformers' own arguments, with defaults for this purpose."""
 
     output_dir: str = HfArg(default="outputs/finetuned", help="Folder of the trained model.")
@@ -104,7 +101,7 @@ class FineTuningArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         if self.overwrite_output_dir and self.resume_from_checkpoint:
-            raise ValueError("a run is either continued or replaced: leave out --overwrite_output_dir.")
+            raise UsageError("a run is either continued or replaced: leave out --overwrite_output_dir.")
         if not (self.do_train or self.do_eval):
             self.do_train = self.do_eval = True
         if self.eval_strategy is None:
@@ -114,18 +111,16 @@ class FineTuningArguments(TrainingArguments):
         # without a GPU there is no memory to pin, and torch would say so at each epoch
         self.dataloader_pin_memory = self.dataloader_pin_memory and torch.cuda.is_available()
         if self.remove_unused_columns:
-            raise ValueError("`remove_unused_columns` must be false, since the column `image` becomes the input.")
+            raise UsageError("`remove_unused_columns` must be false, since the column `image` becomes the input.")
         if self.dataloader_persistent_workers:
-            raise ValueError("`dataloader_persistent_workers` must be false: such a process is not told of new epochs.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"`seed` must be an integer from 0 to 2**32 - 1, got {self.seed}.")
+            raise UsageError("`dataloader_persistent_workers` must be false: such a process is not told of new epochs.")
+        self.require_all("seed", lambda seed: 0 <= seed < 2**32, "an integer from 0 to 2**32 - 1")
         super().__post_init__()
-        if self.num_train_epochs <= 0 and self.max_steps <= 0:
-            raise ValueError(f"`num_train_epochs` must be above 0, got {self.num_train_epochs:g}.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"`learning_rate` must be a number above 0, got {self.learning_rate:g}.")
-        if min(self.per_device_train_batch_size, self.per_device_eval_batch_size) < 1:
-            raise ValueError("`per_device_train_batch_size` and `per_device_eval_batch_size` must be at least 1.")
+        if self.max_steps <= 0:
+            self.require_all("num_train_epochs", lambda epochs: epochs > 0, "above 0")
+        self.require_all("learning_rate", lambda rate: 0 < rate < float("inf"), "a number above 0")
+        sizes = "per_device_train_batch_size per_device_eval_batch_size"
+        self.require_all(sizes, lambda size: size >= 1, "at least 1")
 
 
 def find_checkpoint(arguments: FineTuningArguments) -> str | None:

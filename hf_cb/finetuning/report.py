@@ -1,6 +1,5 @@
 """What fine-tuning leaves: model or adapter, image processor, card, results, training curves."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import BaseImageProcessor, PreTrainedModel
 
-from ..cli.output_dir import replacing
+from ..cli.output_dir import replacing, write_json
 from ..reports.card_blocks import BLOCK, render_template, replace_block
 from ..reports.cards import DataDescription, render_card
 from ..reports.figures import save_training_curves
@@ -64,4 +63,4 @@ class FineTuned:
 
 def write_results(results: dict[str, Any], folder: Path) -> None:
     """`all_results.json`."""
-    (folder / "all_results.json").write_text(json.dumps(results, indent=2, default=str) + "\n")
+    write_json(folder / "all_results.json", results)

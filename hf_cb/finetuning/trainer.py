@@ -20,19 +20,17 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
-from ..data.dataset import IGNORED_LABEL, ImageDataset, collate
+from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, raise_mistake
+from ..data.digits import DIGITS_CROP_SCALE
 from ..errors import UsageError
-from ..metrics import TOP_K
+from ..metrics import first_guesses, top_k_accuracy
 from ..models.classifier import PixelScale
-from ..models.technique_loading import from_pretrained
+from ..models.loading import from_pretrained
 from ..optimization import parameter_groups
 from .arguments import AugmentationArguments
 
 
 logger = logging.get_logger(__name__)
-
-# the digits' pictures hold nothing but the digit, and their mirror images are no digits
-DIGITS_CROP_SCALE = 0.6
 
 
 class RandomView:
@@ -83,7 +81,7 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """`pixel_values` [B, 3, height, width] and `labels` [B]."""
         batch = collate(rows)
-        for index, why in batch.pop("skipped"):
+        for index, why in batch.pop("skipped", ()):
             if index not in self.named:
                 self.named.add(index)
                 logger.warning(f"an image cannot be read and is left out: {why}")
@@ -121,6 +119,10 @@ class FineTuner(Trainer):
         groups = parameter_groups(model, weight_decay=1.0)
         decayed = {id(parameter) for group in groups if group["weight_decay"] for parameter in group["params"]}
         return [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        raise_mistake(inputs)
+        return super()._prepare_inputs(inputs)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """As Trainer's, each image counting once and without label smoothing."""
@@ -185,8 +187,8 @@ def loss_function_of(model: nn.Module, label_smoothing: float) -> Callable[..., 
 def ranked_guesses(logits: Tensor | tuple[Tensor, ...], labels: Tensor) -> tuple[Tensor, Tensor]:
     """What the metrics need of a batch: the first guesses [B, 5] and the cross-entropy of each image [B]."""
     logits = (logits[0] if isinstance(logits, tuple) else logits).float()
-    guesses = logits.topk(min(TOP_K, logits.shape[-1])).indices
-    return guesses, nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED_LABEL)
+    return first_guesses(logits), losses
 
 
 def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
@@ -202,10 +204,8 @@ def compute_metrics(evaluated: EvalPrediction) -> dict[str, float]:
     readable = evaluated.label_ids != IGNORED_LABEL
     if not readable.any():
         raise UsageError(f"none of the {len(readable)} images to evaluate on can be read.")
-    hits = guesses[readable] == evaluated.label_ids[readable, None]
     return {
-        "accuracy": float(hits[:, 0].mean()),
-        "top_5_accuracy": float(hits.any(axis=1).mean()),
+        **top_k_accuracy(guesses[readable], evaluated.label_ids[readable]),
         "cross_entropy": float(losses[readable].astype(np.float64).mean()),
         "samples": int(readable.sum()),
     }

@@ -13,9 +13,9 @@ from transformers import PreTrainedConfig
 
 from ..cli.output_dir import RUN_FILES
 from ..errors import UsageError
-from ..models.technique_loading import find_techniques
 from ..reports.card_blocks import loading_block, replace_block
 from ..reports.cards import PIPELINE_TAGS, render_untold_card
+from ..techniques.config import find_techniques
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 
 

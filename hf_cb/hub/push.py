@@ -3,7 +3,7 @@
 import hashlib
 import re
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
@@ -13,21 +13,8 @@ from transformers.hf_argparser import HfArg
 
 from .client import LOGIN, check_card, hub_errors, quiet_client, read_token
 from .folder import CARD, REPLACED, HubError, ModelFolder, read_model_folder
-from .plain_vit import add_plain_vit
 from .verify import check_loads_elsewhere
 
-
-__all__ = [
-    "Destination",
-    "HubArguments",
-    "HubError",
-    "Push",
-    "check_destination",
-    "check_loads_elsewhere",
-    "prepare_push",
-    "push_run",
-    "push_to_hub",
-]
 
 DEFAULT_BRANCH = "main"
 # hexadecimal digits of the SHA-256 of what is uploaded, in the name of its tag; as many as tell 10^6 uploads apart
@@ -85,11 +72,10 @@ def push_to_hub(
     revision: str | None = None,
     dry_run: bool = False,
     *,
-    compare_with: str | Path | None = None,
     commit_message: str = COMMIT_MESSAGE,
     show_progress: bool = False,
 ) -> Push:
-    """Upload a model with its code, image processor, card, results and pictures to the Hub, in one commit.
+    """Upload a model with its code, image processor, card, results and figures to the Hub, in one commit.
 
     Before anything is uploaded, or a repository made, the folder is loaded in a process that cannot import this
     package, and its outputs are compared with those here. Checkpoints, averaged weights, pickles and hidden files stay.
@@ -103,7 +89,6 @@ def push_to_hub(
         private: make a new repository a private one.
         revision: the branch to commit to, made where there is none; by default `main`.
         dry_run: check the folder and tell what would go where; the Hub is not asked.
-        compare_with: folder of the plain ViT of the same size from the same recipe, whose results the card then shows.
         commit_message: the commit's title.
         show_progress: show progress bars.
 
@@ -113,14 +98,12 @@ def push_to_hub(
     """
     _check_names(repo_id, revision)
     folder = read_model_folder(model_dir)
-    if compare_with is not None:
-        folder = add_plain_vit(folder, compare_with)
     if dry_run:
         check_loads_elsewhere(model_dir)
-        return _plan(folder, repo_id, revision or DEFAULT_BRANCH)[0]
+        return _collect_upload(folder, repo_id, revision or DEFAULT_BRANCH)[0]
     destination = check_destination(repo_id, private, revision)
     check_loads_elsewhere(model_dir)
-    push, contents = _plan(folder, destination.repo_id, destination.branch)
+    push, contents = _collect_upload(folder, destination.repo_id, destination.branch)
     with quiet_client(show_progress):
         _check_contents(folder, contents, destination.token)
         return _upload(folder.path, destination, push, contents, commit_message)
@@ -235,7 +218,7 @@ def _check_repository(api: HfApi, repo_id: str, private: bool) -> bool:
     return True
 
 
-def _plan(folder: ModelFolder, repo_id: str, branch: str) -> tuple[Push, dict[str, Path | bytes]]:
+def _collect_upload(folder: ModelFolder, repo_id: str, branch: str) -> tuple[Push, dict[str, Path | bytes]]:
     """What goes where: the files on the disk, and the card with its address and tag filled in."""
     digest = hashlib.sha256(folder.card.encode())
     for name in folder.files:
@@ -280,7 +263,7 @@ def _upload(
     # the card is there and names the tag: the same push again makes no second commit and sets the tag
     with hub_errors(f"{repo_id} has the model, but not the tag {push.tag}; run the command again", token):
         api.create_tag(repo_id, tag=push.tag, revision=commit.oid, exist_ok=True)
-    return Push(repo_id, branch, push.files, push.tag, commit.commit_url)
+    return replace(push, url=commit.commit_url)
 
 
 def _is_ours(name: str) -> bool:

@@ -64,8 +64,8 @@ TIMEOUT_S = 600
 def check_loads_elsewhere(model_dir: str | Path) -> None:
     """Load a saved model in a process that cannot import this package, and compare what it computes with here.
 
-    That process has another working directory, empty caches, no network and no token. Both take the same random images
-    on the CPU; their outputs, and what their image processors make of a random picture, must be equal to the bit.
+    That process has another working directory, empty caches, no network and no token. Both take the same random pixels
+    on the CPU; their outputs, and what their image processors make of a random image, must be equal to the bit.
 
     Args:
         model_dir: the folder.

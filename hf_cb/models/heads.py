@@ -1,38 +1,44 @@
-"""A classifier to train from pretrained weights, with a head for the data's classes, and its image processor."""
+"""A classifier to train from pretrained weights, with a head for the data's classes."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    AutoModelForImageClassification,
     PreTrainedConfig,
     PreTrainedModel,
     ViTConfig,
 )
 
+from ..errors import UsageError
+from ..techniques.apply import num_technique_parameters, technique_parameters
+from ..techniques.config import TechniqueConfig, find_techniques
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
-from ..vit_cb.layers_vit_cb import ZeroStart
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
-from .loading import HEADS, NEW_HEAD, label_fields, load_with_techniques
+from .loaded import HEADS, Loaded, load_files, loading
 from .lora import is_adapter
-from .technique_loading import find_techniques
 
 
-# parts that a classifier does without, which a checkpoint may hold
-NEEDLESS = ("pooler", "mask_token", "decoder")
-HEAD = "classifier."
-LOADING_ERRORS = (OSError, RuntimeError, KeyError, SafetensorError)
+# parts that a classifier does without, which a checkpoint may hold, and the techniques, which may be turned off
+NEEDLESS = ("pooler", "mask_token", "decoder", "attn_scale", "feat_scale", "cb")
 
 
-def load_pretrained(
+def label_fields(label_names: Sequence[str]) -> dict[str, dict]:
+    """The configuration fields that name a classifier's classes."""
+    return {"id2label": dict(enumerate(label_names)), "label2id": {name: i for i, name in enumerate(label_names)}}
+
+
+def load_for_labels(
     name_or_path: str,
     label_names: Sequence[str],
     overrides: dict[str, Any] | None = None,
     new_head: bool = True,
     **source: Any,
-) -> tuple[PreTrainedModel, list[str]]:
+) -> tuple[Loaded, list[str]]:
     """A classifier of the data's classes from pretrained weights, with any change of its configuration.
 
     A ViT-CB or plain ViT becomes a ViT-CB; another vision transformer stays what it is, and gets the techniques by
@@ -50,56 +56,40 @@ def load_pretrained(
         The model, and lines that say what is new in it.
 
     Raises:
-        ValueError: the checkpoint is of another kind, lacks weights, or does not fit the changed configuration.
+        UsageError: the checkpoint is of another kind, lacks weights, or does not fit the changed configuration.
     """
-    saved, label_names = _saved_config(name_or_path, source), list(label_names)
-    num_saved = _number_of_labels(saved)
-    if num_saved != len(label_names) and not new_head:
-        raise ValueError(
-            f"{name_or_path!r} has a head for {num_saved} classes and the data have {len(label_names)}: allow a new"
-            " head with --ignore_mismatched_sizes."
-        )
-    # a plain ViT that `apply_techniques` gave some keeps them
-    is_vit = saved.get("model_type") in (ViTCBConfig.model_type, ViTConfig.model_type) and not find_techniques(saved)
-    model, lines = (_load_vit_cb if is_vit else load_with_techniques)(
-        name_or_path, label_names, overrides or {}, **source
-    )
-    saved_names = [str(name) for _, name in sorted(_labels_of(saved).items())]
-    if saved_names != label_names and sorted(saved_names) == sorted(set(label_names)):
-        _reorder_head(model, [saved_names.index(name) for name in label_names])
-        lines.append("the head's classes are put in the data's order.")
-    return model, lines
-
-
-def _load_vit_cb(
-    name_or_path: str, label_names: list[str], overrides: dict[str, Any], **source: Any
-) -> tuple[PreTrainedModel, list[str]]:
-    try:
-        model, info = ViTCBForImageClassification.from_pretrained(
+    label_names = list(label_names)
+    with loading(name_or_path):
+        saved = PreTrainedConfig.get_config_dict(name_or_path, **source)[0]
+        if is_adapter(name_or_path, saved, **source):
+            raise UsageError(
+                f"{name_or_path!r} is an adapter and no whole model: save `load_adapter(...).merge_and_unload()` of"
+                " `hf_cb.lora`, or run with --merge_lora."
+            )
+        _check_head(name_or_path, saved, label_names, new_head)
+        fields, techniques = _divide(overrides or {})
+        # a plain ViT that `apply_techniques` gave some keeps them
+        is_vit = saved.get("model_type") in (ViTCBConfig.model_type, ViTConfig.model_type)
+        is_vit = is_vit and not find_techniques(saved)
+        lines = [] if is_vit else _check_fields(saved, fields)
+        loaded = load_files(
             name_or_path,
+            saved,
+            ViTCBForImageClassification if is_vit else AutoModelForImageClassification,
+            techniques,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
-            output_loading_info=True,
             **label_fields(label_names),
-            **overrides,
+            **fields,
             **source,
         )
-    except LOADING_ERRORS as error:
-        raise ValueError(f"{name_or_path!r} cannot be loaded: {error}") from error
-    return model, _check_loaded(name_or_path, model, info, _number_of_labels(_saved_config(name_or_path, source)))
-
-
-def _saved_config(name_or_path: str, source: dict[str, Any]) -> dict[str, Any]:
-    try:
-        saved = PreTrainedConfig.get_config_dict(name_or_path, **source)[0]
-    except LOADING_ERRORS as error:
-        raise ValueError(f"{name_or_path!r} is no model that can be read: {error}") from error
-    if is_adapter(name_or_path, **source):
-        raise ValueError(
-            f"{name_or_path!r} is an adapter and no whole model: save `load_adapter(...).merge_and_unload()` of"
-            " `hf_cb.lora`, or run with --merge_lora."
-        )
-    return saved
+    _check_weights(name_or_path, loaded)
+    lines += _news(name_or_path, loaded, saved)
+    saved_names = [str(name) for _, name in sorted(_labels_of(saved).items())]
+    if saved_names != label_names and sorted(saved_names) == sorted(set(label_names)):
+        _reorder_head(loaded.model, [saved_names.index(name) for name in label_names])
+        lines.append("the head's classes are put in the data's order.")
+    return loaded, lines
 
 
 def _labels_of(saved: dict[str, Any]) -> dict[int, str]:
@@ -111,40 +101,67 @@ def _number_of_labels(saved: dict[str, Any]) -> int:
     return len(_labels_of(saved)) or saved.get("num_labels", PreTrainedConfig().num_labels)
 
 
-def _check_loaded(
-    name_or_path: str, model: ViTCBForImageClassification, info: dict[str, Any], num_saved: int
-) -> list[str]:
-    """Lines on what started anew; anything but head and techniques is an error."""
-    mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-    missing, unexpected = list(info["missing_keys"]), list(info["unexpected_keys"])
-    techniques = {
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if isinstance(module, ZeroStart)
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
-    absent = [key for key in missing if key not in techniques and not key.startswith(HEAD)]
-    wrong = absent or [key for key in mismatched if not key.startswith(HEAD)]
-    wrong = wrong or [key for key in unexpected if _is_of_a_layer(key)]
-    if wrong:
-        raise ValueError(
-            f"the weights of {name_or_path!r} do not fit the configuration, the first that does not being"
-            f" {sorted(wrong)[0]!r}: give no --hidden_size, --num_hidden_layers or other flag that changes the shape of"
-            " what is there."
+def _check_head(name_or_path: str, saved: dict[str, Any], label_names: list[str], new_head: bool) -> None:
+    if not new_head and _number_of_labels(saved) != len(label_names):
+        raise UsageError(
+            f"{name_or_path!r} has a head for {_number_of_labels(saved)} classes and the data have {len(label_names)}:"
+            " allow a new head with --ignore_mismatched_sizes."
         )
+
+
+def _divide(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of other configurations too, and those of techniques."""
+    known = TechniqueConfig().to_dict()
+    return tuple({name: v for name, v in overrides.items() if (name in known) is of} for of in (False, True))
+
+
+def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
+    """Take stochastic depth out where the architecture has none; refuse every other field that it does not have."""
+    model_type = saved.get("model_type")
+    if model_type is None:
+        raise ValueError("its config.json names no `model_type`, or there is none.")
+    if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise UsageError(f"transformers has no image classifier of type {model_type!r}.")
+    unknown = [name for name in fields if name not in CONFIG_MAPPING[model_type].from_dict(dict(saved)).to_dict()]
     lines = []
-    if any(key.startswith(HEAD) for key in (*mismatched, *missing)):
-        lines.append(f"{NEW_HEAD} for {model.config.num_labels} classes ({name_or_path} has {num_saved}).")
-    new = sorted({key.rpartition(".")[0].rpartition(".")[2] for key in techniques & set(missing)})
-    if new:
-        lines.append(f"new parameters, which start at 0: {', '.join(new)}.")
+    if "drop_path_rate" in unknown:
+        unknown.remove("drop_path_rate")
+        fields.pop("drop_path_rate")
+        lines.append(f"{model_type} has no stochastic depth: trained without.")
+    if unknown:
+        raise UsageError(f"a model of type {model_type!r} has no `{unknown[0]}`: leave the flag out.")
     return lines
 
 
+def _check_weights(name_or_path: str, loaded: Loaded) -> None:
+    """Anything new but a head is an error, and so is a ViT's layer that is left out."""
+    wrong = loaded.anew(but_a_head=True)
+    if isinstance(loaded.model, ViTCBForImageClassification):
+        wrong = wrong or [key for key in loaded.unexpected if _is_of_a_layer(key)]
+    if wrong:
+        raise UsageError(
+            f"the weights of {name_or_path!r} do not fit its configuration, first {wrong[0]!r}: give no --hidden_size,"
+            " --num_hidden_layers or other flag that changes the shape of what is there."
+        )
+
+
 def _is_of_a_layer(key: str) -> bool:
-    """Whether an unexpected weight belongs to a layer, and not to a technique that was turned off."""
-    techniques = ("attn_scale", "feat_scale", "cb")
-    return not any(part in key.split(".") for part in (*NEEDLESS, *techniques)) and "layer" in key
+    return "layer" in key and not any(part in NEEDLESS for part in key.split("."))
+
+
+def _news(name_or_path: str, loaded: Loaded, saved: dict[str, Any]) -> list[str]:
+    """Lines on what starts anew."""
+    model, lines = loaded.model, []
+    is_vit_cb = isinstance(model, ViTCBForImageClassification)
+    if loaded.new_head:
+        before = f" ({name_or_path} has {_number_of_labels(saved)})" if is_vit_cb else ""
+        lines.append(f"new head for {model.config.num_labels} classes{before}.")
+    if is_vit_cb and loaded.new_scales:
+        modules = {name.split(".")[-2] for name in loaded.new_scales}
+        lines.append(f"new parameters, which start at 0: {', '.join(sorted(modules))}.")
+    elif not is_vit_cb and (count := num_technique_parameters(model)):
+        lines.append(f"techniques with {count:,} parameters.")
+    return lines
 
 
 @torch.no_grad()
@@ -153,3 +170,28 @@ def _reorder_head(model: PreTrainedModel, order: Sequence[int]) -> None:
     layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
     for parameter in (p for layer in layers if layer.out_features == len(order) for p in layer.parameters()):
         parameter.copy_(parameter[list(order)].clone())
+
+
+def train_only_techniques(loaded: Loaded) -> str:
+    """Freeze everything but the techniques' parameters, a new head too.
+
+    Args:
+        loaded: its model is changed in place.
+
+    Returns:
+        A line that says what is trained.
+
+    Raises:
+        UsageError: there are none to train.
+    """
+    parameters = list(technique_parameters(loaded.model))
+    if not parameters:
+        raise UsageError(
+            "`train_only_techniques` needs techniques that learn: give --attn_scale, --feat_scale or"
+            " --context_broadcast scaled."
+        )
+    loaded.model.requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    line = f"only the techniques' {num_technique_parameters(loaded.model):,} parameters are trained"
+    return f"{line}; the new head stays random, so train that first." if loaded.new_head else f"{line}."

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel, ViTConfig
+from torch import Tensor
+from transformers import PreTrainedModel, ViTConfig
 
-from ..errors import UsageError, one_line
+from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import ViTCBConfig, as_pair
-from .loading import auto_classifier
+from .classifier import Logits
+from .loaded import Loaded
 
 
 ONNX_FILE = "model.onnx"
@@ -23,18 +24,6 @@ INPUT_NAME, OUTPUT_NAME = "pixel_values", "logits"
 TOLERANCE = 1e-4
 # weights are loaded in float32, which onnxruntime computes everywhere
 EXPORTED_TYPES = (ViTCBConfig.model_type, ViTConfig.model_type)
-
-
-class Logits(nn.Module):
-    """An image classifier's logits, not wrapped."""
-
-    def __init__(self, model: PreTrainedModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """[B, C, height, width] to [B, classes]."""
-        return self.model(pixel_values).logits
 
 
 def require(*packages: str) -> None:
@@ -48,36 +37,22 @@ def require(*packages: str) -> None:
         raise UsageError(f"this needs {', '.join(missing)}, which is not installed: pip install 'hf_cb[export]'.")
 
 
-def load_classifier(name_or_path: str) -> PreTrainedModel:
-    """A ViT-CB or plain ViT image classifier, whole, in float32 and evaluation mode.
+def check_exportable(name_or_path: str, loaded: Loaded) -> None:
+    """Whether a model is a ViT-CB or plain ViT image classifier, and whole.
 
     Args:
-        name_or_path: a folder or a name on the Hub.
+        name_or_path: how the user calls it.
+        loaded: the model.
 
     Raises:
-        UsageError: there is none, it is another kind of model, or its weights do not fit its configuration.
+        UsageError: it is another kind of model, or its weights do not fit its configuration.
     """
-    try:
-        config = AutoConfig.from_pretrained(name_or_path)
-        _check_kind(name_or_path, config)
-        model, info = auto_classifier(name_or_path, dtype=torch.float32, output_loading_info=True)
-    except UsageError:
-        raise
-    except Exception as error:
-        # a damaged folder can fail anywhere in transformers, safetensors or the configuration
-        raise UsageError(f"{name_or_path!r} cannot be loaded: {one_line(error)}") from error
-    strays = sorted(str(key) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for key in info[kind])
-    if strays:
-        raise UsageError(f"{name_or_path!r}: its weights do not fit its configuration, first {strays[0]!r}.")
-    return model.eval()
-
-
-def _check_kind(name_or_path: str, config: Any) -> None:
-    if config.model_type not in EXPORTED_TYPES:
-        raise UsageError(f"{name_or_path!r} must be a ViT-CB or a ViT, and is of model type {config.model_type!r}.")
-    kinds = config.architectures or []
-    if not any(kind.endswith("ForImageClassification") for kind in kinds):
-        raise UsageError(f"{name_or_path!r} must be an image classifier, and is a {', '.join(kinds) or 'bare config'}.")
+    kind, model_type = type(loaded.model).__name__, loaded.model.config.model_type
+    if model_type not in EXPORTED_TYPES:
+        raise UsageError(f"{name_or_path!r} must be a ViT-CB or a ViT, and is of model type {model_type!r}.")
+    if not kind.endswith("ForImageClassification"):
+        raise UsageError(f"{name_or_path!r} must be an image classifier, and is a {kind}.")
+    loaded.check_whole(name_or_path)
 
 
 def example_images(config: Any, batch_size: int) -> Tensor:

@@ -21,6 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..cli.output_dir import write_json
+from ..reports.technique_card import render_technique_card
 from ..techniques.apply import AppliedTechniques, apply_techniques, need_techniques, remove_techniques
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.layers_vit_cb import ZeroStart
@@ -200,10 +202,8 @@ def _write(applied: AppliedTechniques, base_name: str | None, folder: Path, card
     # written beside and then moved: no file is ever half there
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as staging:
         save_file(tensors, Path(staging, WEIGHTS_FILE), metadata={"format": "pt"})
-        Path(staging, CONFIG_FILE).write_text(json.dumps({**applied.config.to_dict(), **base}, indent=2) + "\n")
+        write_json(Path(staging, CONFIG_FILE), {**applied.config.to_dict(), **base})
         if not card.exists() or WEIGHTS_FILE in card.read_text():
-            from ..reports.technique_card import render_technique_card
-
             Path(staging, CARD_FILE).write_text(render_technique_card(applied, base_name, card_name))
         for file in Path(staging).iterdir():
             os.replace(file, folder / file.name)

@@ -1,10 +1,12 @@
-"""Parts of model cards: what a push or a comparison renders anew in a card that is there."""
+"""Parts of model cards, of which a push renders some anew in a card that is there."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Template
+
+from .tables import markdown_table
 
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,35 +42,24 @@ def replace_block(card: str, name: str, block: str) -> str:
     return re.sub(f"{start}.*?{end}", lambda _: block, card, count=1, flags=re.DOTALL)
 
 
-def results_block(results: dict[str, Any], plain: dict[str, Any] | None = None) -> str:
-    """The part of a card that shows the results.
-
-    Args:
-        results: of the run.
-        plain: results of the plain ViT of the same size, trained in the same way, if there is one.
-    """
+def results_block(results: dict[str, Any]) -> str:
+    """The part of a card that shows the results of a run; what they do not hold has no column."""
     columns = {
         "test images": ("eval_samples", "{}"),
         "accuracy": ("eval_accuracy", "{:.4f}"),
         "top-5 accuracy": ("eval_top_5_accuracy", "{:.4f}"),
         "cross-entropy per image": ("eval_loss", "{:.4f}"),
     }
-    columns = {title: column for title, column in columns.items() if results.get(column[0]) is not None}
-    models = {"this model": results, **({"plain ViT of the same size": plain} if plain else {})}
-    rows = [["model", *columns], ["---"] * (1 + len(columns))]
-    for model, its_results in models.items():
-        values = ((its_results.get(key), form) for key, form in columns.values())
-        rows.append([model, *("" if value is None else form.format(value) for value, form in values)])
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return BLOCK.format(name="results", text=f"{table}\n\n{_remark(results, plain)}")
+    measured = {
+        title: form.format(results[key]) for title, (key, form) in columns.items() if results.get(key) is not None
+    }
+    table = markdown_table(["model", *measured], [["this model", *measured.values()]])
+    return BLOCK.format(name="results", text=f"{table}\n\n{_remark(results)}")
 
 
-def _remark(results: dict[str, Any], plain: dict[str, Any] | None) -> str:
-    seed = results["arguments"].get("seed")
-    runs = "One run" if plain is None else "One run each"
-    remark = f"{runs}{'' if seed is None else f' with seed {seed}'}; the measured weights are the ones in this folder."
-    if plain is not None:
-        remark += " A single pair of runs does not tell a small difference from chance."
-    skipped = results.get("skipped_images")
+def _remark(results: dict[str, Any]) -> str:
+    seed, skipped = results["arguments"].get("seed"), results.get("skipped_images")
+    run = "One run" if seed is None else f"One run with seed {seed}"
     number = sum(skipped.values()) if isinstance(skipped, dict) else skipped
-    return remark + (f" Images that could not be read and took no part: {number}." if number else "")
+    left_out = f" Images that could not be read and took no part: {number}." if number else ""
+    return f"{run}; the measured weights are the ones in this folder.{left_out}"

@@ -12,10 +12,8 @@ from transformers import PreTrainedConfig
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from .card_blocks import ADDRESS, BLOCK, REVISION, TEMPLATES, loading_block, render_template, results_block
+from .papers import CB_PAPER, SCALE_PAPER
 
-
-CB_PAPER = "[arXiv 2210.08457](https://arxiv.org/abs/2210.08457)"
-SCALE_PAPER = "[arXiv 2203.05962](https://arxiv.org/abs/2203.05962)"
 
 POSITIONS = {
     "mlp_end": "at the end of every MLP",
@@ -67,20 +65,16 @@ class DataDescription:
 
 def techniques_of(config: ViTCBConfig | TechniqueConfig) -> list[tuple[str, str]]:
     """Name and description of each technique that a configuration turns on."""
-    found = []
-    place = POSITIONS[config.context_broadcast_position]
-    if config.context_broadcast == "plain":
-        found.append(("Context Broadcasting", f"`y_i = (x_i + mean_j x_j) / 2` {place}, {CB_PAPER}. {WHY_BROADCAST}."))
-    if config.context_broadcast == "scaled":
-        equation = f"`y_i = x_i + scale * mean_j x_j` {place}, {CB_PAPER}"
-        found.append(("dimension-scaled Context Broadcasting", f"{equation}. {WHY_BROADCAST}."))
-    if config.attn_scale:
-        equation = f"`A' = 1/N + (1 + omega)(A - 1/N)` for each head's attention A, {SCALE_PAPER}"
-        found.append(("AttnScale", f"{equation}. {WHY_SCALE}."))
-    if config.feat_scale:
-        equation = f"`y = x + s * DC(x) + t * HC(x)` on the attention's output, {SCALE_PAPER}"
-        found.append(("FeatScale", f"{equation}. {WHY_SCALE}."))
-    return [] if config.apply_layers == [] else found
+    broadcast = f"{POSITIONS[config.context_broadcast_position]}, {CB_PAPER.link}. {WHY_BROADCAST}."
+    scale = f"{SCALE_PAPER.link}. {WHY_SCALE}."
+    kind = config.context_broadcast
+    rows = (
+        (kind == "plain", "Context Broadcasting", f"`y_i = (x_i + mean_j x_j) / 2` {broadcast}"),
+        (kind == "scaled", "dimension-scaled Context Broadcasting", f"`y_i = x_i + scale * mean_j x_j` {broadcast}"),
+        (config.attn_scale, "AttnScale", f"`A' = 1/N + (1 + omega)(A - 1/N)` for each head's attention A, {scale}"),
+        (config.feat_scale, "FeatScale", f"`y = x + s * DC(x) + t * HC(x)` on the attention's output, {scale}"),
+    )
+    return [(name, text) for is_on, name, text in rows if is_on and config.apply_layers != []]
 
 
 def tags_of(config: ViTCBConfig | TechniqueConfig, model_type: str = ViTCBConfig.model_type) -> list[str]:
@@ -106,14 +100,7 @@ def card_text_of(
 
 
 def render_card(
-    config: PreTrainedConfig,
-    results: dict[str, Any],
-    data: DataDescription,
-    command: str,
-    name: str,
-    *,
-    comparison: str | None = None,
-    license: str | None = None,
+    config: PreTrainedConfig, results: dict[str, Any], data: DataDescription, command: str, name: str
 ) -> ModelCard:
     """The card of a trained classifier. What the results do not hold, the card does not mention.
 
@@ -123,12 +110,10 @@ def render_card(
         data: what it was trained and tested on.
         command: the exact command line.
         name: the folder's name.
-        comparison: a paragraph below the results, on other runs that were measured.
-        license: of the weights; by default this package's, and "unknown" where they began as another model's.
     """
     base = results["arguments"].get("model_name_or_path")
     return ModelCard.from_template(
-        _metadata(config, results, data, name, license),
+        _metadata(config, results, data, name),
         template_path=str(TEMPLATES / "model_card.md"),
         **_text_of(config, name),
         origin="fine-tuned" if base else "trained",
@@ -137,7 +122,6 @@ def render_card(
         command=command,
         training_description=_training(results),
         results_block=results_block(results),
-        comparison=comparison,
         limits=data.limits,
     )
 
@@ -175,16 +159,15 @@ def render_untold_card(config: ViTCBConfig, name: str, architecture: str) -> Mod
     )
 
 
-def _metadata(
-    config: PreTrainedConfig, results: dict[str, Any], data: DataDescription, name: str, license: str | None
-) -> ModelCardData:
+def _metadata(config: PreTrainedConfig, results: dict[str, Any], data: DataDescription, name: str) -> ModelCardData:
     base = results["arguments"].get("model_name_or_path")
     base_fields = {"base_model": base, "base_model_relation": "finetune"} if base and _is_on_hub(base) else {}
     metrics = {"accuracy": "eval_accuracy", "top 5 accuracy": "eval_top_5_accuracy"}
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        license=license or ("unknown" if base else "apache-2.0"),
+        # weights that began as another model's stay under its licence
+        license="unknown" if base else "apache-2.0",
         tags=tags_of(_techniques_in(config), config.model_type),
         datasets=[data.dataset_type] if _is_repo_id(data.dataset_type) else None,
         metrics=["accuracy"],

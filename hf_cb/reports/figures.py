@@ -1,4 +1,4 @@
-"""Results as pictures."""
+"""Results as figures, all in one style."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito's, which the colour-blind can tell apart, from dark to light; yellow is left out for its faintness
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-
-
 MARKERS = "osD^vPX"
+DOTS_PER_INCH = 150
 
 
 def style_of(place: int) -> dict[str, str]:
@@ -35,6 +34,16 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def whole_numbers(axes: Axes) -> None:
+    """No ticks between the epochs or layers of the x-axis."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def save(figure: Figure, file: Path, **options: Any) -> None:
+    """Write a PNG; `options` are those of matplotlib's `savefig`."""
+    figure.savefig(file, dpi=DOTS_PER_INCH, **options)
+
+
 def save_training_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
     """Loss and accuracy over the epochs, side by side.
 
@@ -43,8 +52,7 @@ def save_training_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
         file: the PNG to write.
     """
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, 3.4)
     loss, accuracy = figure.subplots(1, 2)
     # a single epoch has no line, so its point is drawn
     marker = "o" if len(epochs) == 1 else None
@@ -56,7 +64,6 @@ def save_training_curves(history: Sequence[dict[str, Any]], file: Path) -> None:
     last = history[-1]["eval_accuracy"]
     accuracy.set(xlabel="epoch", ylabel="test accuracy", title=f"after the last epoch: {last:.3f}")
     for axes in (loss, accuracy):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.savefig(file, dpi=150)
+        tidy(axes)
+        whole_numbers(axes)
+    save(figure, file)

@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import InvalidConfigError
 from ..vit_cb.layers_vit_cb import AttnScale, ContextBroadcast, FeatScale, ZeroStart
 from .architectures import LayerParts, VisionModel, find_vision_model
@@ -70,7 +71,8 @@ def apply_techniques(model: nn.Module, config: TechniqueConfig) -> nn.Module:
     `hf_cb.from_pretrained` brings such a model back.
 
     Args:
-        model: a model of transformers of one of the architectures in `hf_cb.architectures`, or one that holds it.
+        model: a model of transformers of one of the architectures in `techniques/architectures.py`, or one that holds
+            it.
         config: which techniques, and where.
 
     Returns:
@@ -177,7 +179,7 @@ def _check_layers(vision_model: VisionModel, config: TechniqueConfig) -> None:
 
 def _check_position(parts: LayerParts, config: TechniqueConfig) -> None:
     if config.context_broadcast is not None and config.context_broadcast_position == "mlp_mid" and parts.is_gated:
-        raise ValueError(
+        raise UsageError(
             f"`context_broadcast_position` must be 'mlp_end', 'mlp_front' or 'attn_end' for {type(parts.mlp).__name__},"
             " an MLP with a gate, got 'mlp_mid'."
         )

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from ..errors import UsageError
+
 
 # what only MLPs of the form down(act(gate(x)) * up(x)) have; `weights_in` is gate and up in one
 GATES = ("gate_proj", "weights_in")
@@ -157,11 +159,11 @@ def find_vision_model(model: nn.Module) -> VisionModel:
             found.append(VisionModel(module, module.config.model_type, layers))
     if len(found) > 1:
         names = ", ".join(type(vision_model.module).__name__ for vision_model in found)
-        raise ValueError(
+        raise UsageError(
             f"{type(model).__name__} holds {len(found)} vision transformers ({names}): pass the one meant."
         )
     if not found:
-        raise ValueError(
+        raise UsageError(
             f"{type(model).__name__} neither is nor holds a vision transformer that the techniques can be added to:"
             f" the model type must be one of {', '.join(sorted(ARCHITECTURES))}.{_hint(model)}"
         )

@@ -56,3 +56,12 @@ class TechniqueConfig:
     def applies_to(self, layer_index: int) -> bool:
         """Whether a layer, counted from 0, gets the techniques."""
         return self.apply_layers is None or layer_index in self.apply_layers
+
+
+def find_techniques(saved: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The techniques that a configuration file names, its own or those of a part."""
+    own = saved.get("technique_config")
+    if own is not None:
+        return own
+    parts = (find_techniques(part) for part in saved.values() if isinstance(part, dict))
+    return next((found for found in parts if found is not None), None)

@@ -14,6 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 from safetensors import SafetensorError
 
+from ..cli.output_dir import write_json
 from ..cli.record import INCIDENTAL, arguments_of
 from ..errors import UsageError
 
@@ -104,7 +105,7 @@ class RunCheckpoints:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             content = {"progress": asdict(progress), "run": self.fingerprint}
-            (folder / PROGRESS_FILE).write_text(json.dumps(content, indent=2) + "\n")
+            write_json(folder / PROGRESS_FILE, content)
 
     def _remove_old(self, newest: Path) -> None:
         kept = [path for path in complete_checkpoints(self.folder) if path != newest]

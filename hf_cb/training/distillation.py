@@ -129,10 +129,7 @@ def distillation_criterion(
     """
     if arguments.teacher_model_name_or_path is None:
         return None
-    try:
-        teacher = load_teacher(arguments.teacher_model_name_or_path, label_names, device)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    teacher = load_teacher(arguments.teacher_model_name_or_path, label_names, device)
     loss = DistillationLoss(
         base_loss=partial(smoothed_cross_entropy, label_smoothing=label_smoothing),
         teacher=teacher,
@@ -176,7 +173,7 @@ def load_teacher(name_or_path: str, label_names: Sequence[str], device: torch.de
         device: where it is to run.
 
     Raises:
-        ValueError: it cannot be loaded, or its labels differ; the message names the first that does.
+        UsageError: it cannot be loaded, or its labels differ; the message names the first that does.
     """
     classifier = load_classifier(name_or_path, device)
     check_labels(label_names, classifier.label_names, name_or_path)
@@ -187,13 +184,13 @@ def check_labels(label_names: Sequence[str], teacher_labels: Sequence[str], name
     """Refuse a teacher whose labels are not the data's, in the same order.
 
     Raises:
-        ValueError: naming the first label that differs.
+        UsageError: naming the first label that differs.
     """
     ours, theirs = list(label_names), list(teacher_labels)
     for index in range(max(len(ours), len(theirs))):
         mine, other = (names[index] if index < len(names) else None for names in (ours, theirs))
         if mine != other:
-            raise ValueError(
+            raise UsageError(
                 f"teacher {name!r} has other labels than the data: label {index} is {_or_nothing(mine)} in the data"
                 f" and {_or_nothing(other)} in the teacher ({len(ours)} and {len(theirs)} labels); give a teacher"
                 " trained on the same classes in the same order."

@@ -16,22 +16,15 @@ from accelerate.utils import DistributedType, gather_object
 from datasets import IterableDataset
 from torch.utils.data import DataLoader
 
-from ..data.dataset import ImageDataset, Transform, collate
-from ..data.images import UnreadableImageError, read_image
+from ..data.dataset import ImageDataset, Transform, collate, raise_mistake
 from ..data.sampling import EvaluationBatches, TrainingBatches
 from ..data.sources import AnyDataset, ImageData
 from ..data.streaming import StreamedEvaluationImages, StreamedTrainingImages, count_images
 from ..errors import UsageError
 from .arguments import LoopArguments
-from .plan import seconds_of
 
 
 logger = logging.getLogger(__name__)
-
-# enough to even out their sizes, few enough not to be waited for
-TIMED_IMAGES = 4
-# takes a few seconds
-MOST_LOOKED_OVER = 2000
 
 
 class SkippedImages:
@@ -84,13 +77,10 @@ class Loader:
         self.loader, self.split, self.device, self.skipped = loader, split, accelerator.device, skipped
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        try:
-            for batch in self.loader:
-                self.skipped.add(self.split, batch.pop("skipped"))
-                yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
-        except UsageError as error:
-            # of a loader process it comes with that process' traceback before it
-            raise UsageError(str(error).strip().splitlines()[-1].removeprefix("hf_cb.cli.UsageError: ")) from error
+        for batch in self.loader:
+            raise_mistake(batch)
+            self.skipped.add(self.split, batch.pop("skipped"))
+            yield {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 class TrainingLoader(Loader):
@@ -141,26 +131,6 @@ class TrainingLoader(Loader):
             number += 1
         if number < self.num_batches:
             raise UsageError("the stream of training images has none that can be read.")
-
-    def look_over(self) -> None:
-        """Take note of unreadable images that no epoch may have met, since copies of others took their places.
-
-        Large data sets are left out: it takes as long as loading an epoch, and in many epochs every image comes up.
-        """
-        if isinstance(self.position, TrainingBatches) and self.position.num_repeats > 1:
-            if self.num_images <= MOST_LOOKED_OVER:
-                for index in range(self.position.rank, self.num_images, self.position.world_size):
-                    try:
-                        read_image(self.loader.dataset.data[index]["image"])
-                    except UnreadableImageError as error:
-                        self.skipped.add(self.split, [(index, str(error))])
-
-    def seconds_per_image(self) -> float:
-        """Time to read and augment an image in one process, from a few; 0 for a stream, which would lose them."""
-        if not isinstance(self.position, TrainingBatches):
-            return 0.0
-        keys = next(iter(self.position))[:TIMED_IMAGES]
-        return seconds_of(lambda: self.loader.dataset.__getitems__(keys), times=1) / len(keys)
 
 
 def evaluation_loader(

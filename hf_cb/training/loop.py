@@ -16,7 +16,6 @@ from ..data.augmentation import (
     AugmentationArguments,
     BatchAugmentation,
     Normalization,
-    image_size_of,
     training_transform,
 )
 from ..data.dataset import evaluation_transform
@@ -27,7 +26,7 @@ from .arguments import CheckpointArguments, LoopArguments, TrackingArguments
 from .checkpoints import Progress, RunCheckpoints
 from .learner import Criterion, Learner, effective_batch_size
 from .loaders import SkippedImages, TrainingLoader, evaluation_loader
-from .plan import Plan, seconds_of
+from .plan import Plan
 from .validation import EndedEarlyError, evaluate_model
 
 
@@ -78,8 +77,11 @@ class Training:
         self.accelerator, self.arguments, self.loop = accelerator, arguments, loop
         self.progress, self.skipped = Progress(), SkippedImages()
         self.last_checkpoint: Path | None = None
-        self.pending: list[Tensor] = []
-        self.rates: list[float] = []
+        # losses that have not been looked at yet, with the learning rate of each
+        self.pending: list[tuple[Tensor, float]] = []
+        self.rate = 0.0
+        self.started = time.perf_counter()
+        self.bar = tqdm(disable=True)
         self.termination = TerminationRequest(accelerator)
         self._make_loaders(data, image_processor)
         augment = self._batch_augmentation(image_processor, len(data.label_names))
@@ -97,7 +99,6 @@ class Training:
         self.train_loader = TrainingLoader(
             data.train, transform, len(data.label_names), self.loop, repeats, self.accelerator, self.skipped
         )
-        self.image_size = image_size_of(image_processor)
         evaluated = evaluation_transform(image_processor)
         self.eval_loader = evaluation_loader(data.evaluation, evaluated, self.loop, self.accelerator, self.skipped)
 
@@ -112,9 +113,8 @@ class Training:
         return BatchAugmentation(normalization, augmentation, smoothing, num_labels, self.accelerator.device)
 
     def plan(self) -> Plan:
-        """The size of the run, with a measured estimate of its time; all processes have to call this."""
+        """The size of the run."""
         loop = self.loop
-        per_batch = max(self._seconds_per_step(), self._seconds_per_load())
         return Plan(
             recipe=self.arguments.recipe,
             num_parameters=self.learner.num_parameters,
@@ -126,23 +126,7 @@ class Training:
             warmup_epochs=self.learner.schedule.warmup_epochs,
             num_train_epochs=loop.num_train_epochs,
             updates_per_epoch=self.updates_per_epoch,
-            seconds_per_epoch=self.train_loader.num_batches * per_batch,
         )
-
-    def _seconds_per_step(self) -> float:
-        count, device = self.loop.per_device_train_batch_size, self.accelerator.device
-        images = torch.zeros(count, 3, *self.image_size, dtype=torch.uint8, device=device)
-        labels = torch.zeros(count, dtype=torch.long, device=device)
-
-        def step() -> None:
-            self.accelerator.backward(self.learner.loss({"pixel_values": images, "labels": labels}, 0, 0))
-            self.learner.optimizer.zero_grad()
-
-        return seconds_of(step, wait=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
-
-    def _seconds_per_load(self) -> float:
-        count = self.loop.per_device_train_batch_size / max(1, self.loop.dataloader_num_workers)
-        return self.train_loader.seconds_per_image() * count
 
     def resume(self, checkpoint: Path) -> None:
         """Go back to where a checkpoint was written; all processes have to call this.
@@ -168,7 +152,7 @@ class Training:
             name: fact for name, fact in self.checkpoints.fingerprint.items() if isinstance(fact, str | int | float)
         }
         self.accelerator.init_trackers("hf_cb", facts)
-        self.start = time.perf_counter() - self.progress.seconds
+        self.started = time.perf_counter() - self.progress.seconds
         total = self.loop.num_train_epochs * self.updates_per_epoch * self.images_per_update
         done = self.progress.step * self.images_per_update
         hidden = self.loop.disable_tqdm or not self.accelerator.is_main_process
@@ -191,8 +175,7 @@ class Training:
                 self.rate = self.learner.schedule.set(self.progress.epoch, self.progress.updates)
             losses.append(self.learner.step(batch, self.progress.epoch, number))
             if len(losses) == per_update:
-                self.pending.append(torch.stack(losses).mean())
-                self.rates.append(self.rate)
+                self.pending.append((torch.stack(losses).mean(), self.rate))
                 losses = []
                 self._after_update()
         self._look_at_losses()
@@ -219,13 +202,12 @@ class Training:
         """Add the losses of the last updates up, and stop where one is no number; all processes come here together."""
         if not self.pending:
             return
-        losses = self.accelerator.reduce(torch.stack(self.pending), reduction="mean").tolist()
-        first, rates = self.progress.step - len(losses) + 1, self.rates
-        self.pending, self.rates = [], []
-        for step, (loss, rate) in enumerate(zip(losses, rates), start=first):
+        pending, rates = zip(*self.pending)
+        losses = self.accelerator.reduce(torch.stack(pending), reduction="mean").tolist()
+        self.pending = []
+        for step, (loss, rate) in enumerate(zip(losses, rates), start=self.progress.step - len(losses) + 1):
             if not math.isfinite(loss):
-                self.rate = rate
-                self._stop_at(f"the training loss became {loss} at step {step}")
+                self._stop_at(f"the training loss became {loss} at step {step}", rate)
             self.progress.loss_sum += loss
             self.progress.loss_count += 1
         mean = self.progress.loss_sum / self.progress.loss_count
@@ -237,12 +219,12 @@ class Training:
             shown["accuracy"] = f"{self.progress.history[-1]['eval_accuracy']:.3f}"
         return shown
 
-    def _stop_at(self, what: str) -> NoReturn:
+    def _stop_at(self, what: str, rate: float) -> NoReturn:
         last = (
             f"the last good checkpoint is {self.last_checkpoint}" if self.last_checkpoint else "there is no checkpoint"
         )
         raise UsageError(
-            f"{what} in epoch {self.progress.epoch + 1}, at a learning rate of {self.rate:.3g}; {last}. Give a lower"
+            f"{what} in epoch {self.progress.epoch + 1}, at a learning rate of {rate:.3g}; {last}. Give a lower"
             f" --learning_rate than {self.loop.learning_rate:g}, or a longer warm-up."
         )
 
@@ -253,8 +235,8 @@ class Training:
             return
         # a checkpoint that cannot be continued from must not stand for the last good one
         if not self.learner.has_finite_weights():
-            self._stop_at(f"weights became infinite or no number at step {self.progress.step}")
-        self.progress.seconds = time.perf_counter() - self.start
+            self._stop_at(f"weights became infinite or no number at step {self.progress.step}", self.rate)
+        self.progress.seconds = time.perf_counter() - self.started
         self.progress.skipped = self.skipped.of_all_processes()
         self.last_checkpoint = self.checkpoints.save(name, self.progress)
 
@@ -286,9 +268,8 @@ class Training:
 
     def _results(self) -> dict[str, Any]:
         if not self.learner.has_finite_weights():
-            self._stop_at(f"weights became infinite or no number at step {self.progress.step}")
-        self.train_loader.look_over()
-        seconds, last = time.perf_counter() - self.start, self.progress.history[-1]
+            self._stop_at(f"weights became infinite or no number at step {self.progress.step}", self.rate)
+        seconds, last = time.perf_counter() - self.started, self.progress.history[-1]
         images = self.progress.step * self.images_per_update
         return {
             **{name: value for name, value in last.items() if name.startswith("eval_")},

@@ -1,13 +1,6 @@
 """What a run is going to be, said before it starts."""
 
-import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-
-
-# after one that warms up; few, since a step of a large model on a CPU takes a while
-TIMED_STEPS = 2
 
 
 @dataclass
@@ -25,7 +18,6 @@ class Plan:
         warmup_epochs: with a rising learning rate.
         num_train_epochs: passes over the images.
         updates_per_epoch: changes of the weights in one of them.
-        seconds_per_epoch: estimate from a few steps and a few images, without evaluation.
     """
 
     recipe: str
@@ -38,7 +30,6 @@ class Plan:
     warmup_epochs: float
     num_train_epochs: int
     updates_per_epoch: int
-    seconds_per_epoch: float
 
     @property
     def effective_batch_size(self) -> int:
@@ -66,34 +57,5 @@ class Plan:
             " images\n"
             f"effective batch {self.effective_batch_size:,} ({parts}), learning rate {self.learning_rate:.3g}"
             f" after a warm-up of {self.warmup_epochs:.3g} epochs{never}\n"
-            f"{self.num_train_epochs} epochs of {self.updates_per_epoch:,} steps, {self.num_updates:,} steps in all;"
-            f" about {duration(self.seconds_per_epoch)} an epoch without evaluation,"
-            f" {duration(self.seconds_per_epoch * self.num_train_epochs)} in all"
+            f"{self.num_train_epochs} epochs of {self.updates_per_epoch:,} steps, {self.num_updates:,} steps in all"
         )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.1f} s" if seconds < 10 else f"{math.ceil(seconds)} s"
-
-
-def seconds_of(
-    action: Callable[[], object], times: int = TIMED_STEPS, wait: Callable[[], None] = lambda: None
-) -> float:
-    """Mean time of an action, after one that is not counted.
-
-    Args:
-        action: what to time.
-        times: how often.
-        wait: returns when the device has done what it was given.
-    """
-    action()
-    wait()
-    start = time.perf_counter()
-    for _ in range(times):
-        action()
-    wait()
-    return (time.perf_counter() - start) / times

@@ -26,9 +26,9 @@ class RecipeArguments:
 
     recipe: str | None = HfArg(
         default=None,
-        help=f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits for"
-        " the digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place of the"
-        " defaults below.",
+        help=f"{', '.join(RECIPES)} or a file of your own, {FOLDER.name}/*.toml being the pattern. By default digits"
+        " for the digits, finetune with --model_name_or_path, and deit for other images. Its values stand in place"
+        " of the defaults below.",
     )
 
 
@@ -75,13 +75,14 @@ def parse_with_recipe(
     if not given.model_name_or_path and not given.preset:
         values |= model
     values = {name: value for name, value in values.items() if not _is_replaced(name, arguments)}
-    flags = [word for name, value in values.items() for word in as_flag(name, value)]
     try:
-        parser.parse(flags)
+        parts = parser.parse([word for name, value in values.items() for word in as_flag(name, value)])
     except UsageError as error:
         raise UsageError(f"the recipe {recipe!r} does not fit: {error}") from error
-    # of a flag that comes twice, the last one counts
-    return parser.parse([*flags, *arguments, "--recipe", recipe])
+    parser.set_defaults(
+        recipe=recipe, **{name: value for part in parts for name, value in vars(part).items() if name in values}
+    )
+    return parser.parse(arguments)
 
 
 def as_flag(name: str, value: Any) -> list[str]:

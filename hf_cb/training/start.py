@@ -8,9 +8,9 @@ from transformers.image_utils import PILImageResampling
 from transformers.utils import logging
 
 from ..errors import UsageError
-from ..models.heads import load_pretrained
+from ..models.heads import label_fields, load_for_labels, train_only_techniques
 from ..models.image_processors import load_image_processor
-from ..models.loading import label_fields, train_only_techniques
+from ..models.loaded import Loaded
 from ..vit_cb.configuration_vit_cb import ViTCBConfig, as_pair
 from ..vit_cb.image_processing_vit_cb import ViTCBImageProcessor
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
@@ -33,12 +33,10 @@ def make_model(
     Raises:
         UsageError: a value is wrong, or the weights cannot be loaded.
     """
-    try:
-        model, lines = _from_scratch_or_pretrained(arguments, overrides, label_names)
-        if arguments.train_only_techniques:
-            lines.append(train_only_techniques(model, lines))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    loaded, lines = _from_scratch_or_pretrained(arguments, overrides, label_names)
+    model = loaded.model
+    if arguments.train_only_techniques:
+        lines.append(train_only_techniques(loaded))
     if getattr(model.config, "num_channels", 3) != 3:
         raise UsageError(f"`num_channels` must be 3, since every image becomes RGB, got {model.config.num_channels}.")
     return model, lines
@@ -46,17 +44,21 @@ def make_model(
 
 def _from_scratch_or_pretrained(
     arguments: ModelArguments, overrides: dict[str, Any], label_names: list[str]
-) -> tuple[PreTrainedModel, list[str]]:
+) -> tuple[Loaded, list[str]]:
     if arguments.model_name_or_path:
         # what is new in the model is said in the lines
         logging.set_verbosity_error()
         try:
-            return load_pretrained(arguments.model_name_or_path, label_names, overrides)
+            return load_for_labels(arguments.model_name_or_path, label_names, overrides)
         finally:
             logging.set_verbosity_warning()
     values = {**overrides, **label_fields(label_names)}
-    config = ViTCBConfig.from_preset(arguments.preset, **values) if arguments.preset else ViTCBConfig(**values)
-    return ViTCBForImageClassification(config), []
+    try:
+        config = ViTCBConfig.from_preset(arguments.preset, **values) if arguments.preset else ViTCBConfig(**values)
+    except ValueError as error:
+        # of a field that the user gave; of a backbone's, transformers raises it
+        raise UsageError(str(error)) from error
+    return Loaded(ViTCBForImageClassification(config)), []
 
 
 def make_image_processor(
@@ -73,10 +75,7 @@ def make_image_processor(
         UsageError: the pretrained model's image processor cannot be read.
     """
     if arguments.model_name_or_path:
-        try:
-            return load_image_processor(arguments.model_name_or_path, config)[0]
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        return load_image_processor(arguments.model_name_or_path, config)[0]
     height, width = as_pair(config.image_size)
     size = {"height": height, "width": width}
     values = {

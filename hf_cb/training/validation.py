@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..data.dataset import IGNORED_LABEL
 from ..errors import UsageError
-from ..metrics import TOP_K, TopKAccuracy
+from ..metrics import TopKAccuracy, first_guesses
 
 
 class EndedEarlyError(Exception):
@@ -49,7 +49,7 @@ def evaluate_model(
         known = batch["labels"] != IGNORED_LABEL
         logits, labels = logits[known], batch["labels"][known]
         losses += nn.functional.cross_entropy(logits, labels, reduction="none").tolist()
-        guesses += logits.topk(min(TOP_K, logits.shape[-1])).indices.tolist()
+        guesses += first_guesses(logits).tolist()
         references += labels.tolist()
     rows = zip(guesses, references, losses)
     return _metrics(gather_object(list(rows)) if accelerator.num_processes > 1 else list(rows))

@@ -1,10 +1,12 @@
 """Configuration of ViT-CB: ViT with Context Broadcasting, AttnScale and FeatScale."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from dataclasses import fields
+from difflib import get_close_matches
 from functools import wraps
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from huggingface_hub.errors import (
@@ -12,7 +14,7 @@ from huggingface_hub.errors import (
     StrictDataclassError,
     StrictDataclassFieldValidationError,
 )
-from transformers import ViTConfig
+from transformers import PreTrainedConfig, ViTConfig
 from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 
@@ -51,11 +53,19 @@ ACTIVATION_FIELDS = ("hidden_act", "pooler_act")
 PROBABILITY_FIELDS = ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate")
 
 
+# how alike two names are, from 0 to 1, of which one is taken for a slip of the other
+LIKENESS = 0.75
+# files of other versions of transformers hold fields that this one does not know, and load all the same
+_is_read_from_a_file: ContextVar[bool] = ContextVar("_is_read_from_a_file", default=False)
+
+Class = TypeVar("Class")
+
+
 class InvalidConfigError(StrictDataclassError, ValueError):
     """A configuration value that is not allowed; the message names field, value and what is allowed."""
 
 
-def _with_one_line_errors(cls: type) -> type:
+def _with_one_line_errors(cls: type[Class]) -> type[Class]:
     """Turn the two-line errors of `@strict` into `InvalidConfigError`, which is a `ValueError` too."""
     strict_setattr, strict_validate = cls.__setattr__, cls.validate
     types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
@@ -86,6 +96,15 @@ def _is_distinct_indices(value: list[int] | tuple[int, ...] | None) -> bool:
 
 def _is_positive(value: Size) -> bool:
     return len(as_pair(value)) == 2 and all(part > 0 for part in as_pair(value))
+
+
+def _check_spelling(names: Iterable[str], config: PreTrainedConfig) -> None:
+    """Refuse what can only be meant for a field; other names are attributes of a user's own, as in transformers."""
+    ours = {f.name.lstrip("_") for f in fields(config)} - {f.name for f in fields(PreTrainedConfig)}
+    for name in names:
+        meant = get_close_matches(name, ours, 1, LIKENESS)
+        if meant and not hasattr(config, name):
+            raise InvalidConfigError(f"{type(config).__name__} has no field {name!r}: did you mean {meant[0]!r}?")
 
 
 def as_pair(size: Size) -> tuple[int, ...]:
@@ -231,13 +250,19 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
         self.set_output_features_output_indices(
             out_features=kwargs.pop("out_features", None), out_indices=kwargs.pop("out_indices", None)
         )
+        if not _is_read_from_a_file.get():
+            _check_spelling(kwargs, self)
         super().__post_init__(**kwargs)
         self.auto_map = dict(AUTO_MAP)
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; what the keyword arguments change is validated too."""
-        result = super().from_dict(config_dict, **kwargs)
+        token = _is_read_from_a_file.set(True)
+        try:
+            result = super().from_dict(config_dict, **kwargs)
+        finally:
+            _is_read_from_a_file.reset(token)
         (result[0] if isinstance(result, tuple) else result).validate_geometry()
         return result
 

@@ -16,9 +16,9 @@ from transformers import AutoModel, ViTConfig, ViTImageProcessor
 from helpers import randomise_
 from hf_cb import ViTCBConfig, analysis
 from hf_cb.analysis.catalogue import MEASURES
-from hf_cb.analysis.models import AnalysedModel
+from hf_cb.analysis.models import AnalyzedModel
 from hf_cb.analysis.report import short_labels
-from hf_cb.analysis.running import ImageBatches, RunningMoments, analyse
+from hf_cb.analysis.running import ImageBatches, RunningMoments, analyze
 from hf_cb.cli.parser import run
 from hf_cb.data.digits import load_digits
 from hf_cb.data.sources import DataArguments, load_data
@@ -64,7 +64,7 @@ def save(config, folder, seed=0):
     return str(folder)
 
 
-def analyze(script, paths, output_dir, *arguments):
+def run_script(script, paths, output_dir, *arguments):
     script.main(
         ["--model_name_or_path", *paths, "--output_dir", str(output_dir), "--disable_tqdm"]
         + ["--max_samples", str(NUM_IMAGES), *arguments]
@@ -85,12 +85,12 @@ def paths(tmp_path_factory):
 @pytest.fixture(scope="module")
 def analysed(analyze_script, paths, tmp_path_factory):
     folder = tmp_path_factory.mktemp("analysis") / "report"
-    return folder, analyze(analyze_script, paths.values(), folder)
+    return folder, run_script(analyze_script, paths.values(), folder)
 
 
 def pixel_values_of(path):
     """The same images as the script's, by the model's own image processor."""
-    batches = ImageBatches(load_digits()["test"].select(drawn()), AnalysedModel.from_pretrained(path), NUM_IMAGES)
+    batches = ImageBatches(load_digits()["test"].select(drawn()), AnalyzedModel.from_pretrained(path), NUM_IMAGES)
     (batch,) = batches
     return batch["pixel_values"]
 
@@ -168,7 +168,7 @@ def test_attn_scale_shows_a_prime_beside_a(analysed, paths):
 
 def test_results_do_not_depend_on_the_batches(analysed, analyze_script, paths, tmp_path):
     path = paths["dinov2-registers"]
-    again = analyze(
+    again = run_script(
         analyze_script, [path], tmp_path / "out", "--per_device_eval_batch_size", "5", "--num_examples", "0"
     )
     for name in NAMES:
@@ -233,7 +233,7 @@ def test_pictures_are_large_enough_to_read(analysed):
 def test_names_in_the_report_are_text_and_no_html(analyze_script, paths, tmp_path):
     folder = tmp_path / "<b>bold & co"
     folder.symlink_to(paths["vit"])
-    analyze(analyze_script, [str(folder)], tmp_path / "out")
+    run_script(analyze_script, [str(folder)], tmp_path / "out")
     report = (tmp_path / "out" / "report.html").read_text()
     assert "&lt;b&gt;bold &amp; co" in report and "<b>bold" not in report
 
@@ -245,14 +245,14 @@ def test_labels_are_short_where_they_can_be():
     assert len(label) == 40 and label.startswith("...")
 
 
-def analyse_folder(path, images=None, num_examples=0):
-    model = AnalysedModel.from_pretrained(str(path))
+def analyze_folder(path, images=None, num_examples=0):
+    model = AnalyzedModel.from_pretrained(str(path))
     batches = ImageBatches(load_digits()["test"].select(range(4)) if images is None else images, model, 4)
-    return analyse(model, batches, torch.device("cpu"), num_examples, disable=True)
+    return analyze(model, batches, torch.device("cpu"), num_examples, disable=True)
 
 
 def test_a_model_that_returns_no_attentions_is_switched_to_eager(paths):
-    model = AnalysedModel.from_pretrained(paths["vit"])
+    model = AnalyzedModel.from_pretrained(paths["vit"])
     assert model.model.config._attn_implementation == "sdpa"
     assert len(model.run(torch.zeros(1, 3, 16, 16)).attentions) == 2
     assert model.model.config._attn_implementation == "eager"
@@ -260,7 +260,7 @@ def test_a_model_that_returns_no_attentions_is_switched_to_eager(paths):
 
 def test_a_model_that_cannot_be_switched_is_named_with_what_is_left_out(paths, monkeypatch):
     monkeypatch.setattr(transformers.ViTModel, "set_attn_implementation", lambda self, name: None)
-    result, _ = analyse_folder(paths["vit"])
+    result, _ = analyze_folder(paths["vit"])
     attention = {measure.name for measure in MEASURES if "attentions" in measure.needs}
     assert set(result["left_out"]) == attention and len(attention) == 5
     assert all("returns no attentions" in reason for reason in result["left_out"].values())
@@ -269,7 +269,7 @@ def test_a_model_that_cannot_be_switched_is_named_with_what_is_left_out(paths, m
 
 def test_a_model_of_a_single_patch_is_measured_as_far_as_it_can_be(tmp_path):
     fields = {**SIZES, "patch_size": 16}
-    result, examples = analyse_folder(save(transformers.SiglipVisionConfig(**fields), tmp_path), num_examples=2)
+    result, examples = analyze_folder(save(transformers.SiglipVisionConfig(**fields), tmp_path), num_examples=2)
     assert result["model"]["num_tokens"] == 1
     undefined = {"attention_density", "token_similarity", "feature_spectrum", "attention_frequency_response"}
     assert set(result["left_out"]) == undefined
@@ -278,12 +278,12 @@ def test_a_model_of_a_single_patch_is_measured_as_far_as_it_can_be(tmp_path):
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(paths, tmp_path):
-    model = AnalysedModel.from_pretrained(paths["vit"])
+    model = AnalyzedModel.from_pretrained(paths["vit"])
     with torch.no_grad():
         model.model.layers[1].mlp.fc2.bias.fill_(torch.nan)
     model.model.save_pretrained(tmp_path)
     model.image_processor.save_pretrained(tmp_path)
-    result, _ = analyse_folder(tmp_path)
+    result, _ = analyze_folder(tmp_path)
     assert set(result["left_out"]) == {"high_frequency_ratio", "token_similarity", "feature_spectrum"}
     assert "not finite" in result["left_out"]["token_similarity"]
     json.dumps(result, allow_nan=False)
@@ -296,7 +296,7 @@ def test_images_that_cannot_be_read_are_counted_and_take_no_part(analyze_script,
             Image.new("L", (20, 20), 60 * index + 40).save(tmp_path / "images" / label / f"{index}.png")
     (tmp_path / "images" / "b" / "broken.png").write_bytes(b"no image")
     path = paths["vit"]
-    result = analyze(analyze_script, [path], tmp_path / "out", "--validation_dir", str(tmp_path / "images"))[path]
+    result = run_script(analyze_script, [path], tmp_path / "out", "--validation_dir", str(tmp_path / "images"))[path]
     assert (result["model"]["images"], result["model"]["images_unreadable"]) == (4, 1)
     assert "1 could not be read" in (tmp_path / "out" / "report.html").read_text()
 
@@ -415,10 +415,10 @@ def test_a_report_is_replaced_only_on_request_and_a_model_beside_it_stays(analyz
     path = tmp_path / "model"
     save(ViTConfig(**SIZES), path)
     weights = (path / "model.safetensors").read_bytes()
-    analyze(analyze_script, [str(path)], path)
+    run_script(analyze_script, [str(path)], path)
     with pytest.raises(UsageError, match="--overwrite_output_dir"):
-        analyze(analyze_script, [str(path)], path)
-    analyze(analyze_script, [str(path)], path, "--overwrite_output_dir", "--num_examples", "0")
+        run_script(analyze_script, [str(path)], path)
+    run_script(analyze_script, [str(path)], path, "--overwrite_output_dir", "--num_examples", "0")
     assert (path / "model.safetensors").read_bytes() == weights and (path / "preprocessor_config.json").is_file()
     # of the first report, which had examples
     assert not list(path.glob("examples_*.png"))

@@ -16,10 +16,11 @@ from scipy import stats
 
 from helpers import tiny_config
 from hf_cb import ViTCBForImageClassification
-from hf_cb.analysis.study import VARIANTS, Run, RunPool, StudyFolder
+from hf_cb.analysis.study import Run, RunPool, StudyFolder
 from hf_cb.analysis.study_results import mean_over_seeds, paired_interval, render_table, summarise
-from hf_cb.cli.parser import run
+from hf_cb.cli.parser import ArgumentParser, ConfigArguments, config_overrides, run
 from hf_cb.errors import UsageError
+from hf_cb.techniques.variants import VARIANTS
 
 
 # in the place of scripts/train.py: notes that it ran, waits if it is told to, and writes results
@@ -27,7 +28,7 @@ STAND_IN = """
 import json, pathlib, sys, time
 flags = dict(zip(sys.argv, sys.argv[1:]))
 folder = pathlib.Path(flags["--output_dir"])
-folder.mkdir(parents=True)
+assert "--overwrite_output_dir" in sys.argv
 started = pathlib.Path(__file__).parent / "started"
 started.mkdir(exist_ok=True)
 (started / folder.name).touch()
@@ -35,6 +36,7 @@ if folder.name == flags.get("--fail"):
     sys.exit("train.py: error: this one fails")
 if folder.name == flags.get("--wait"):
     time.sleep(60)
+folder.mkdir(parents=True, exist_ok=True)
 (folder / "all_results.json").write_text(json.dumps({"eval_accuracy": int(flags["--seed"]) / 10}))
 """
 RUNS = [Run(2, variant, seed) for seed in (0, 1) for variant in ("plain", "cb")]
@@ -103,10 +105,8 @@ def test_a_study_that_was_killed_loses_the_run_under_way_alone(stand_in, tmp_pat
     process.kill()
     process.wait()
     assert [one.name for one in RUNS if folder.is_complete(one)] == ["depth2-plain-seed0"]
-    assert any(name.startswith(".") for name in names_in(folder))
 
     folder.check_settings()
-    folder.remove_unfinished()
     (stand_in.parent / "started" / "depth2-plain-seed0").unlink()
     left = [one for one in RUNS if not folder.is_complete(one)]
     assert set(train(stand_in, folder, left)) == set(RUNS[1:])
@@ -130,7 +130,7 @@ def test_a_request_to_end_ends_the_runs_under_way(study_script, stand_in, tmp_pa
         pool.train(RUNS, lambda one: None)
     assert signal.getsignal(signal.SIGTERM) is before
     assert [process.poll() is not None for process in pool.processes] == [True]
-    assert names_in(folder) == []
+    assert not any(folder.is_complete(one) for one in RUNS)
 
 
 def test_runs_of_other_settings_are_not_mixed(stand_in, tmp_path):
@@ -146,14 +146,13 @@ def test_runs_of_other_settings_are_not_mixed(stand_in, tmp_path):
     assert names_in(other) == ["notes"]
 
 
-def test_what_a_living_study_is_writing_is_left_alone(tmp_path):
-    folder = StudyFolder(tmp_path, SETTINGS)
-    alive = folder.unfinished()
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    (folder.runs / f".unfinished-{dead.pid}-x").mkdir()
-    folder.remove_unfinished()
-    assert names_in(folder) == [alive.name]
+def test_a_folder_without_a_record_is_no_complete_run_and_is_trained_again(stand_in, tmp_path):
+    folder = StudyFolder(tmp_path / "study", SETTINGS)
+    folder.path(RUNS[0]).mkdir(parents=True)
+    (folder.path(RUNS[0]) / "all_results.json").write_text('{"eval_accuracy": 0.9}')
+    assert not folder.is_complete(RUNS[0])
+    train(stand_in, folder, RUNS[:1])
+    assert folder.is_complete(RUNS[0]) and folder.results(RUNS[0]) == {"eval_accuracy": 0.0}
 
 
 # statistics
@@ -288,6 +287,13 @@ def test_flags_that_are_not_the_studys_reach_the_training_and_its_mistakes_come_
     arguments = ["--disable_tqdm", "--variants", "cb", "--output_dir", str(tmp_path / "out")]
     err = failing(study_script, [*arguments, "--fail", "depth6-cb-seed0"], capsys)
     assert "depth6-cb-seed0 failed (1): train.py: error: this one fails" in err
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_flags_of_a_run_are_its_variants_fields(variant):
+    *flags, _, seed = Run(6, variant, 3).flags
+    (config,) = ArgumentParser(ConfigArguments).parse(flags)
+    assert config_overrides(config) == {"num_hidden_layers": 6, **VARIANTS[variant]} and seed == "3"
 
 
 def test_every_technique_is_a_variant():

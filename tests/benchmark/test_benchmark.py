@@ -10,10 +10,11 @@ from tqdm.auto import tqdm
 
 from command_lines import load_script
 from hf_cb import ViTCBConfig
-from hf_cb.benchmark.contenders import BASELINE, CONTENDERS, TECHNIQUES, build, sizes_of
+from hf_cb.benchmark.contenders import BASELINE, CONTENDERS, build, sizes_of
 from hf_cb.benchmark.published import PUBLISHED, as_published
 from hf_cb.benchmark.timing import WARMUP_ROUNDS, count_flops, interleaved_seconds, peak_bytes, summarize
 from hf_cb.cli.parser import run
+from hf_cb.techniques.variants import VARIANTS
 from models_with_everything import CASES
 from models_with_everything import build as build_tiny
 from reference import attn_scale, reference_logits, softmax_attention
@@ -53,7 +54,7 @@ def test_the_published_formulation_has_the_scaled_attention_matrix_in_memory():
         assert_close(layer(tokens)[1], expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("technique", [name for name in TECHNIQUES if f"{name}_published" in CONTENDERS])
+@pytest.mark.parametrize("technique", [name for name in VARIANTS if f"{name}_published" in CONTENDERS])
 def test_the_published_formulation_computes_what_ours_does(technique):
     ours, theirs = (build(name, SIZES, CPU, torch.float32) for name in (technique, f"{technique}_published"))
     plain = build(BASELINE, SIZES, CPU, torch.float32)
@@ -180,7 +181,7 @@ def test_a_folder_with_results_is_refused_unless_told_otherwise(script, tmp_path
 
 
 MISTAKES = {
-    "unknown kind": (["--what", "speed"], "speed"),
+    "flag that is gone": (["--what", "loader"], "--what"),
     "unknown flag": (["--bathc_size", "2"], "bathc_size"),
     "unknown model": (["--models", "resnet"], "resnet"),
     "patches do not tile": (["--image_size", "230"], "230"),

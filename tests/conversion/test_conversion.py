@@ -451,7 +451,7 @@ MISTAKES = {
     "file to timm": ([*PLAIN, "--to", "timm"], "must be a ViT-CB's folder"),
     "nothing to timm": (["--to", "timm"], "--checkpoint"),
     "plain ViT to timm": (["--to", "timm", "--checkpoint", "vit"], "of model type 'vit'"),
-    "folder without weights to timm": (["--to", "timm", "--checkpoint", "empty"], "empty: cannot be loaded"),
+    "folder without weights to timm": (["--to", "timm", "--checkpoint", "empty"], "empty' cannot be loaded"),
     "heads to timm": (["--to", "timm", "--checkpoint", "vit", "--num_attention_heads", "2"], "num_attention_heads"),
 }
 

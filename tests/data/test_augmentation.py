@@ -9,10 +9,18 @@ from PIL import Image
 from timm.data import create_transform
 from timm.data.random_erasing import RandomErasing
 from timm.loss import SoftTargetCrossEntropy
+from torchvision.transforms.functional import pil_to_tensor
 from transformers import ViTImageProcessor
 
 from hf_cb.cli.parser import ArgumentParser
-from hf_cb.data.augmentation import AugmentationArguments, BatchAugmentation, Normalization, training_transform
+from hf_cb.data.augmentation import (
+    AugmentationArguments,
+    BatchAugmentation,
+    Normalization,
+    to_tensor,
+    training_transform,
+)
+from hf_cb.data.dataset import collate
 from hf_cb.data.randomness import preserved_random_state, seed_random_generators
 from hf_cb.training.learner import smoothed_cross_entropy
 from hf_cb.training.recipes import parse_with_recipe
@@ -66,6 +74,23 @@ def test_randaugment_leaves_colour_jitter_out_and_without_it_jitter_is_there(dei
 
     assert "RandAugment" in steps() and "ColorJitter" not in steps()
     assert "ColorJitter" in steps("--auto_augment", "none") and "RandAugment" not in steps("--auto_augment", "none")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (96, 64)])
+def test_an_image_as_a_tensor_is_contiguous_and_has_its_pixels(size):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    tensor = to_tensor(image)
+    assert torch.equal(tensor, pil_to_tensor(image)) and tensor.is_contiguous()
+    tensor.zero_()
+    assert np.array_equal(np.asarray(image), pixels)
+
+
+def test_images_are_collated_in_order():
+    images = [torch.full((3, 2, 2), value, dtype=torch.uint8) for value in (3, 1)]
+    batch = collate([{"pixel_values": image, "labels": int(image[0, 0, 0]), "skipped": []} for image in images])
+    assert batch["pixel_values"].dtype == torch.uint8 and batch["labels"].tolist() == [3, 1]
+    assert torch.equal(batch["pixel_values"], torch.stack(images))
 
 
 def batch(count=8):

@@ -25,7 +25,7 @@ from hf_cb import ViTCBForImageClassification
 from hf_cb.cli.parser import run
 from hf_cb.data.dataset import ImageDataset, evaluation_transform
 from hf_cb.data.sources import DataArguments, load_data
-from hf_cb.evaluation.panel import LoadingArguments, Panel, label_indices, short_names
+from hf_cb.evaluation.panel import LoadingArguments, Panel, Treatment, label_indices
 from hf_cb.evaluation.perturbations import Corruption
 from hf_cb.evaluation.scores import (
     calibration_error,
@@ -35,7 +35,9 @@ from hf_cb.evaluation.scores import (
     per_class_accuracy,
     reliability,
 )
+from hf_cb.metrics import first_guesses
 from hf_cb.models.classifier import PixelScale, load_classifier
+from hf_cb.reports.tables import short_names
 from photos import write_photos
 
 
@@ -81,6 +83,13 @@ def test_metrics_of_a_hand_made_case():
     assert metrics["eval_top_5_accuracy"] == pytest.approx(2 / 3)
     expected = torch.nn.functional.cross_entropy(logits.double(), torch.tensor([0, 4, 6])).item()
     assert metrics["eval_loss"] == pytest.approx(expected)
+
+
+def test_of_equal_logits_the_first_is_the_guess_as_argmax_has_it():
+    logits = torch.tensor([[0.0, 2, 1, 2, 2, 0, 0], [1, 1, 1, 1, 1, 1, 1]])
+    assert first_guesses(logits).tolist() == [[1, 3, 4, 2, 0], [0, 1, 2, 3, 4]]
+    assert torch.equal(first_guesses(logits)[:, 0], logits.argmax(1))
+    assert first_guesses(logits[:, :2]).tolist() == [[1, 0], [0, 1]]
 
 
 def test_the_confusion_matrix_counts_and_has_a_column_for_other_guesses():
@@ -355,8 +364,8 @@ def test_models_of_one_size_see_the_same_perturbed_pixels_and_others_the_same_pi
     assert len(one.scales) == 1
     two = Panel([vit, deit], data.evaluation, PHOTOS, LoadingArguments(disable_tqdm=True))
     assert len(two.scales) == 2 and two.scale_of == [0, 1]
-    logits = two.logits("", perturbation=Corruption("posterize", 5))
-    plain = two.logits("", at_shared_size=True)
+    logits = two.logits("", Treatment(perturbation=Corruption("posterize", 5)))
+    plain = two.logits("", Treatment(at_shared_size=True))
     assert all(not torch.equal(a, b) for a, b in zip(logits, plain))
 
 

@@ -27,7 +27,7 @@ from hf_cb.errors import UsageError
 from hf_cb.finetuning.arguments import AugmentationArguments, FineTuningArguments
 from hf_cb.finetuning.trainer import EpochImages, FineTuner, RandomView, compute_metrics, make_augmentation
 from hf_cb.models.classifier import load_classifier
-from hf_cb.models.heads import load_pretrained
+from hf_cb.models.heads import load_for_labels
 from hf_cb.models.image_processors import load_image_processor
 from hf_cb.models.lora import add_lora, load_adapter, technique_modules
 from photos import write_photos
@@ -301,7 +301,7 @@ def test_an_adapter_loads_with_what_was_measured_and_leaves_the_base_as_it_was(a
 
 def test_an_adapter_is_refused_as_a_start(adapter):
     with pytest.raises(ValueError, match="is an adapter"):
-        load_pretrained(str(adapter[0]), ["flower", "temple"])
+        load_for_labels(str(adapter[0]), ["flower", "temple"])
 
 
 def test_a_merged_adapter_is_a_whole_model_with_the_same_logits(adapter, script, plain_vit, tmp_path, images):
@@ -329,15 +329,16 @@ def test_trainer_decays_what_parameter_groups_decays(tmp_path):
 
 def test_the_same_classes_in_another_order_keep_their_rows_of_the_head(digits_model):
     names = [str(i) for i in range(10)]
-    straight, _ = load_pretrained(str(digits_model), names)
-    turned, lines = load_pretrained(str(digits_model), names[::-1])
+    straight = load_for_labels(str(digits_model), names)[0].model
+    turned, lines = load_for_labels(str(digits_model), names[::-1])
+    turned = turned.model
     assert torch.equal(turned.classifier.weight, straight.classifier.weight.flip(0))
     assert torch.equal(turned.classifier.bias, straight.classifier.bias.flip(0))
     assert turned.config.id2label[0] == "9" and "order" in lines[0]
 
 
 def test_another_image_size_reaches_model_and_processor(digits_model):
-    model, _ = load_pretrained(str(digits_model), [str(i) for i in range(10)], {"image_size": 48})
+    model = load_for_labels(str(digits_model), [str(i) for i in range(10)], {"image_size": 48})[0].model
     processor, line = load_image_processor(str(digits_model), model.config)
     assert processor.size["height"] == 48 and "48x48" in line
     assert model(pixel_values=torch.zeros(1, 3, 48, 48)).logits.shape == (1, 10)

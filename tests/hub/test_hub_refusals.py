@@ -12,7 +12,7 @@ from hf_cb import ViTCBBackbone
 from hf_cb.hub.client import hub_errors
 from hf_cb.hub.push import HubError, check_loads_elsewhere, push_to_hub
 from hub_clients import Runner
-from hub_folders import EVERYTHING, RESULTS, classifier_folder, set_config
+from hub_folders import classifier_folder, set_config
 from local_hub import LocalHub
 from local_repository import Repository
 
@@ -261,19 +261,3 @@ def test_an_error_never_holds_the_token():
         raise ValueError(f"Illegal header value b'Bearer secret-of-ann' and {OTHER}")
     assert "secret-of-ann" not in str(caught.value) and OTHER not in str(caught.value)
     assert caught.value.__suppress_context__
-
-
-def test_results_of_the_plain_vit_go_beside_the_models(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_cb.hub.push.check_loads_elsewhere", lambda folder: None)
-    folder = classifier_folder(tmp_path / "run", results={**RESULTS, "arguments": {"seed": 1, **EVERYTHING}})
-    plain = {**RESULTS, "eval_accuracy": 0.8765, "arguments": {"seed": 1}}
-    none = {"context_broadcast": None, "attn_scale": False, "feat_scale": False}
-    plain_dir = classifier_folder(tmp_path / "plain", results=plain, **none)
-    before = push_to_hub(folder, "ann/x", dry_run=True)
-    after = push_to_hub(folder, "ann/x", dry_run=True, compare_with=plain_dir)
-    assert after.files["README.md"] > before.files["README.md"] and after.tag != before.tag
-    with pytest.raises(HubError, match="without techniques"):
-        push_to_hub(plain_dir, "ann/x", dry_run=True, compare_with=folder)
-    (plain_dir / "all_results.json").write_text(json.dumps({**plain, "arguments": {"seed": 2, "learning_rate": 1}}))
-    with pytest.raises(HubError, match="these differ: learning_rate, seed"):
-        push_to_hub(folder, "ann/x", dry_run=True, compare_with=plain_dir)

@@ -11,6 +11,7 @@ from transformers import ViTForImageClassification
 
 import hf_cb
 from hf_cb import TechniqueConfig, apply_techniques, load_techniques, remove_techniques, save_techniques
+from hf_cb.techniques.apply import applied_techniques
 from models_with_everything import differ
 from technique_models import CASES, EVERYTHING, plain, run, with_techniques
 
@@ -160,7 +161,7 @@ def test_a_model_in_many_shards_loads_whole(tmp_path):
 def test_another_head_may_replace_the_saved_one(tmp_path):
     with_techniques("vit").save_pretrained(tmp_path)
     loaded = hf_cb.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
-    assert loaded.classifier.out_features == 7 and hf_cb.techniques.applied_techniques(loaded) is not None
+    assert loaded.classifier.out_features == 7 and applied_techniques(loaded) is not None
 
 
 def test_techniques_alone_bring_the_model_that_they_were_saved_from(tmp_path):
@@ -230,7 +231,7 @@ def test_what_cannot_be_saved_is_not_uploaded(hub, monkeypatch):
 def test_a_failed_save_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
     save_techniques(with_techniques("vit", attn_scale=True), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr("hf_cb.reports.technique_card.render_technique_card", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("hf_cb.models.technique_files.render_technique_card", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_techniques(with_techniques("vit"), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -284,7 +285,7 @@ def test_a_bad_file_is_an_error_that_names_it_and_the_model_stays_plain(case, tm
     with pytest.raises(ValueError) as error:
         load_techniques(model, tmp_path)
     assert named in str(error.value)
-    assert list(hf_cb.technique_parameters(model)) == [] and hf_cb.techniques.applied_techniques(model) is None
+    assert list(hf_cb.technique_parameters(model)) == [] and applied_techniques(model) is None
     assert torch.equal(run("vit", model), run("vit", plain("vit")))
 
 

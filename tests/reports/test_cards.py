@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from helpers import tiny_config
 from hf_cb.data.digits import DIGITS
-from hf_cb.reports.card_blocks import loading_block, replace_block, results_block
+from hf_cb.reports.card_blocks import loading_block, replace_block
 from hf_cb.reports.cards import DataDescription, render_card, render_untold_card, techniques_of
 from hub_folders import EVERYTHING, RESULTS
 from reviewed_cards import MODEL_CARDS, reviewed_cards
@@ -123,14 +123,6 @@ def test_a_base_model_on_the_disk_is_not_taken_for_one_on_the_hub(tmp_path):
     card = reread(card_of(arguments={"model_name_or_path": str(tmp_path / "my-vit")}), tmp_path)
     assert card.data.get("base_model") is None and card.data.get("base_model_relation") is None
     assert "a local model, `my-vit`" in card.text and str(tmp_path) not in card.text
-
-
-def test_the_plain_vit_stands_beside_the_model():
-    card = str(card_of())
-    compared = replace_block(card, "results", results_block(RESULTS, {**RESULTS, "eval_accuracy": 0.87654}))
-    assert "| plain ViT of the same size | 360 | 0.8765 |" in compared and "| this model | 360 | 0.9000 |" in compared
-    assert "plain ViT of the same size" not in card
-    assert compared.split("## Results")[0] == card.split("## Results")[0]
 
 
 def test_a_card_without_the_block_stays_as_it_is():

@@ -51,15 +51,6 @@ def mixed_folder(tmp_path):
     return folder
 
 
-def test_unreadable_images_are_counted_even_where_copies_of_others_took_their_places(
-    mixed_folder, train_script, tmp_path
-):
-    # one update: of 16 or so images, a third comes up
-    flags = f"--train_dir {mixed_folder} --train_val_split 0.3 --recipe digits --repeated_augmentation 3"
-    results = train(train_script, tmp_path / "run", flags, TINY_IMAGES, "--num_train_epochs 1")
-    assert results["skipped_images"] == 2
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_of_every_mode_are_trained_on_and_unreadable_ones_counted(
     workers, mixed_folder, train_script, tmp_path, caplog

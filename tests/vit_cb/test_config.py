@@ -330,3 +330,28 @@ def test_apply_layers_selects_layers_by_their_index_from_0(apply_layers, applies
     layers = ViTCBModel(config).layers
     for part in (lambda layer: layer.cb, lambda layer: layer.feat_scale, lambda layer: layer.attention.attn_scale):
         assert [part(layer) is not None for layer in layers] == applies
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("attn_scales", "attn_scale"), ("feat_scal", "feat_scale"), ("context_broadcasting", "context_broadcast")]
+    + [("layer_norm_epsilon", "layer_norm_eps"), ("aply_layers", "apply_layers"), ("drop_path", "drop_path_rate")],
+)
+@pytest.mark.parametrize("make", [ViTCBConfig, lambda **fields: ViTCBConfig.from_preset("tiny", **fields)])
+def test_a_misspelt_field_is_refused_with_the_nearest_name(make, name, meant):
+    with pytest.raises(ValueError, match=f"no field '{name}': did you mean '{meant}'?"):
+        make(**{name: True})
+
+
+def test_a_file_of_another_version_loads_with_fields_that_this_one_does_not_know(tmp_path):
+    content = {**tiny_config(attn_scale=True).to_dict(), "attn_scales": [1], "hidden_sizes": [24]}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    loaded = ViTCBConfig.from_pretrained(tmp_path)
+    assert loaded.attn_scale is True and loaded.attn_scales == [1]
+    # and what is said afterwards is looked at again
+    with pytest.raises(ValueError, match="attn_scale"):
+        ViTCBConfig(attn_scales=True)
+
+
+def test_a_name_of_a_users_own_stays_as_in_transformers():
+    assert ViTCBConfig(my_note="of Tuesday").my_note == "of Tuesday"
