@@ -1,6 +1,5 @@
 """Which classes folders of images have: one order for all splits, and names that no two may share."""
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from ..errors import UsageError
 from .class_level import ClassFolders
 from .folder_splits import Part, Told
-from .found_columns import class_values, is_missing, require_labels
+from .found_columns import alike, class_values, composed, is_missing, require_labels
 from .layout import KINDS, names_of
 from .tree import CONVERT, shown
 
@@ -41,8 +40,8 @@ def classes_of(images: Mapping[str, Sequence[tuple[str, Any]]], told: Told) -> C
         require_labels(sum(map(is_missing, values)), purpose)
     found = {purpose: set(values) for purpose, values in labels.items()}
     same = {}
-    for purpose, values in found.items():
-        _require_distinct(values, f"the {purpose} data")
+    # those to evaluate on must be among them
+    told.notes += alike(next(iter(found.values())))
     if len(found) == 2:
         same = _other_spellings(found["train"], found["evaluation"], told)
         found["evaluation"] = {same.get(value, value) for value in found["evaluation"]}
@@ -52,45 +51,13 @@ def classes_of(images: Mapping[str, Sequence[tuple[str, Any]]], told: Told) -> C
     return Classes([str(value) for value in values], {**indices, **{name: indices[same[name]] for name in same}})
 
 
-def _composed(name: Any) -> str:
-    return unicodedata.normalize("NFC", str(name))
-
-
-def _require_distinct(values: Iterable[Any], where: str) -> None:
-    """Refuse names that look alike.
-
-    Raises:
-        UsageError: two names differ in case or Unicode form alone.
-    """
-    seen: dict[str, Any] = {}
-    for value in sorted(values, key=str):
-        other = seen.setdefault(_composed(value).casefold(), value)
-        if other != value:
-            raise UsageError(
-                f"the classes {str(other)!r} and {str(value)!r} of {where} differ in"
-                f" {_difference(other, value)} alone: put them together, or rename one."
-            )
-
-
-def _difference(one: Any, other: Any) -> str:
-    return "Unicode normal form" if _composed(one) == _composed(other) else "case"
-
-
 def _other_spellings(train: Iterable[Any], evaluation: Iterable[Any], told: Told) -> dict[Any, Any]:
     """Classes of the evaluation data in another Unicode form than in the training data, with the name there."""
-    folded = {_composed(value).casefold(): value for value in train}
-    same = {}
-    for value in sorted(set(evaluation) - set(train), key=str):
-        other = folded.get(_composed(value).casefold())
-        if other is None:
-            continue
-        if _difference(value, other) == "case":
-            raise UsageError(
-                f"the class {str(value)!r} of the evaluation data and {str(other)!r} of the training data differ in"
-                " case alone: rename one."
-            )
-        same[value] = other
-        told.notes.append(f"{shown(str(other))} is written in another Unicode form in the evaluation data")
+    names = {composed(value): value for value in train}
+    others = sorted(set(evaluation) - set(train), key=str)
+    same = {value: names[composed(value)] for value in others if composed(value) in names}
+    for name in map(str, same.values()):
+        told.notes.append(f"{shown(name)} is written in another Unicode form in the evaluation data")
     return same
 
 

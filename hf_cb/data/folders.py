@@ -7,18 +7,17 @@ from typing import Any
 
 from ..errors import UsageError
 from .class_level import ClassFolders, class_folders
+from .data_record import PURPOSES, DataRecord, SplitRecord
 from .folder_classes import Classes, classes_of, require_readable_classes
 from .folder_splits import OUTSIDE, FolderRequest, Part, Told, parts_of, read_trees
 from .layout import names_of
 from .metadata import Metadata, read_metadata
-from .tree import Folder, LeftOut, Place, counted, shown
+from .tree import Folder, Place, counted, shown
 
 
 TWICE = "the same image again, by a link"
 UNNAMED = "images that the metadata do not name"
 UNREAD = "lacks a column of file names, or one of labels"
-PURPOSES = {"train": "to train on", "evaluation": "to evaluate on"}
-
 # paths of images, and what their folders or metadata say they are
 Labelled = list[tuple[str, Any]]
 
@@ -28,20 +27,12 @@ class SplitImages:
     """The images of one split.
 
     Args:
-        kind: `train`, `validation` or `test`.
-        folder: where they lie, from the folder that the user named.
         paths: of the images, sorted.
         labels: indices of classes.
     """
 
-    kind: str
-    folder: str
     paths: Sequence[str]
     labels: Sequence[int]
-
-    def where(self) -> str:
-        """Its folder, as a part of a sentence."""
-        return f" ({shown(self.folder)})" if self.folder else ""
 
 
 @dataclass(frozen=True)
@@ -49,42 +40,14 @@ class FolderImages:
     """Folders, read.
 
     Args:
-        name: of the folder that was given.
         splits: by what they are for, `train` and `evaluation`.
         class_names: in the order of their indices.
-        notes: what is not plain from the names of the folders.
-        left_out: what is not read.
+        record: says what was read and what was not.
     """
 
-    name: str
     splits: Mapping[str, SplitImages]
     class_names: Sequence[str]
-    notes: Sequence[str]
-    left_out: LeftOut
-
-    def line(self) -> str:
-        """Everything in one line."""
-        counts = " and ".join(
-            f"{counted(len(split.paths), 'image')} {PURPOSES[purpose]}"
-            + (f" ({shown(split.folder)})" if split.folder else "")
-            for purpose, split in self.splits.items()
-        )
-        classes = f"{counted(len(self.class_names), 'class')}, {names_of(self.class_names)}"
-        left_out = [f"left out: {self.left_out.words()}"] if self.left_out.piles else []
-        return f"{shown(self.name)}: " + "; ".join([counts, classes, *self.notes, *left_out])
-
-    def to_dict(self) -> dict[str, Any]:
-        """For a results' file."""
-        return {
-            "line": self.line(),
-            "splits": {
-                purpose: {"kind": split.kind, "folder": split.folder, "images": len(split.paths)}
-                for purpose, split in self.splits.items()
-            },
-            "num_classes": len(self.class_names),
-            "notes": list(self.notes),
-            "left_out": self.left_out.to_list(),
-        }
+    record: DataRecord
 
 
 def read_folders(request: FolderRequest) -> FolderImages:
@@ -107,14 +70,27 @@ def read_folders(request: FolderRequest) -> FolderImages:
         _tell_of_metadata(source, told)
         for folder in root.walk():
             told.left_out.add_all(folder.left_out)
+    splits = {purpose: _split_images(rows, classes) for purpose, rows in images.items()}
     first = next(iter(trees.values()))
-    splits = {part.purpose: _split_images(part, images[part.purpose], classes, first) for part in parts}
-    return FolderImages(_name_of(first), splits, classes.names, told.notes, told.left_out)
+    records = {part.purpose: _split_record(part, len(images[part.purpose]), first) for part in parts}
+    record = DataRecord(_name_of(first), records, classes.names, told.notes, told.left_out)
+    return FolderImages(splits, classes.names, record)
 
 
 def _name_of(root: Folder) -> str:
     # its own name, since the way to it is of one machine alone
     return os.path.basename(root.path) or root.path
+
+
+def _split_images(rows: Labelled, classes: Classes) -> SplitImages:
+    paths, labels = zip(*rows)
+    return SplitImages(paths, [classes.indices[label] for label in labels])
+
+
+def _split_record(part: Part, num_images: int, first: Folder) -> SplitRecord:
+    kind = part.split.kind or {"train": "train", "evaluation": "validation"}[part.purpose]
+    folder = part.folder() if part.root is first else "/".join(filter(None, (_name_of(part.root), part.folder())))
+    return SplitRecord(kind, folder, num_images)
 
 
 def _images_of(
@@ -197,13 +173,6 @@ def _once(
         else:
             told.left_out.add(TWICE, path.removeprefix(part.root.path).lstrip(os.sep))
     return images
-
-
-def _split_images(part: Part, images: Labelled, classes: Classes, first: Folder) -> SplitImages:
-    paths, labels = zip(*images)
-    folder = part.folder() if part.root is first else "/".join(filter(None, (_name_of(part.root), part.folder())))
-    kind = part.split.kind or {"train": "train", "evaluation": "validation"}[part.purpose]
-    return SplitImages(kind, folder, paths, [classes.indices[label] for label in labels])
 
 
 def _tell_of_metadata(source: Metadata, told: Told) -> None:

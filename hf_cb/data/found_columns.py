@@ -1,12 +1,14 @@
 """Which columns of a table hold images and labels, and what the labels say."""
 
 import math
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from datasets import Array2D, Array3D, ClassLabel, Features, Image, LargeList, List, Value
 
 from ..errors import UsageError
+from .tree import shown
 
 
 # in the order in which they are preferred, whatever their case
@@ -47,6 +49,9 @@ def image_column(features: Features, name: str | None, split: str) -> str:
     if name is None and usual and of_kind and _is_text(features[usual[0]]):
         both = ", ".join([usual[0], *of_kind])
         raise UsageError(f"{field} may be each of {both}: {usual[0]} holds texts, the others images; name one.")
+    unfit = _usual(features, IMAGE_COLUMNS, lambda feature: not _may_hold_images(feature))
+    if name is None and unfit and not usual and not of_kind:
+        raise UsageError(f"{field} {unfit[0]!r} holds no images but {features[unfit[0]]}: name another one.")
     found = _chosen(features, name, usual, of_kind, field, IMAGE_COLUMNS)
     if _is_list(features[found]) and isinstance(_item(features[found]), Image | Mapping):
         raise UsageError(f"{field} {found!r} holds lists of images: a row must have one image and one label.")
@@ -137,20 +142,61 @@ def class_values(values: Mapping[str, Collection[Any]]) -> list[Any]:
     """The sorted classes of labels that have no names but themselves.
 
     Args:
-        values: the labels of each split, or those that occur in it.
+        values: the labels that occur in each split.
 
     Raises:
-        UsageError: they are of several kinds, or some class is in the evaluation data alone.
+        UsageError: they are of several kinds, some class is in the evaluation data alone, or two are called alike.
     """
     found = {split: {value for value in labels if not is_missing(value)} for split, labels in values.items()}
     every = set().union(*found.values())
     if not all(isinstance(value, str) for value in every) and not all(isinstance(value, int) for value in every):
         kinds = ", ".join(sorted({type(value).__name__ for value in every}))
         raise UsageError(f"labels must be all names or all integers, got {kinds}.")
-    unknown = sorted(every - found.get("train", every))
-    if unknown:
-        raise UsageError(f"the class {unknown[0]!r} is in the evaluation data, but not in the training data.")
+    known = found.get("train", every)
+    for value in sorted(every - known):
+        like = next((other for other in sorted(known) if folded(other) == folded(value)), None)
+        hint = (
+            ""
+            if like is None
+            else f" It is {like!r} there: they differ in {difference(like, value)} alone; rename one."
+        )
+        raise UsageError(f"the class {value!r} is in the evaluation data, but not in the training data.{hint}")
     return sorted(every)
+
+
+def composed(name: Any) -> str:
+    """A name in Unicode's composed form."""
+    return unicodedata.normalize("NFC", str(name))
+
+
+def folded(name: Any) -> str:
+    """What two names share that look alike but for their case."""
+    return composed(name).casefold()
+
+
+def difference(one: Any, other: Any) -> str:
+    """In what two names differ that are folded alike."""
+    return "Unicode normal form" if composed(one) == composed(other) else "case"
+
+
+def alike(values: Iterable[Any]) -> list[str]:
+    """A line for each two classes that differ in case alone.
+
+    Raises:
+        UsageError: two differ in Unicode normal form alone.
+    """
+    seen: dict[str, Any] = {}
+    lines = []
+    for value in sorted(values, key=str):
+        other = seen.setdefault(folded(value), value)
+        if other == value:
+            continue
+        if difference(other, value) != "case":
+            raise UsageError(
+                f"the classes {str(other)!r} and {str(value)!r} differ in Unicode normal form alone: put them together."
+            )
+        lines.append(f"{shown(str(other))} and {shown(str(value))} are two classes, though they differ in case alone")
+    return lines
 
 
 def is_missing(label: Any) -> bool:
@@ -161,7 +207,8 @@ def is_missing(label: Any) -> bool:
 
 
 def require_labels(num_missing: int, split: str) -> None:
-    """
+    """Refuse images without labels.
+
     Raises:
         UsageError: images have no label.
     """

@@ -72,7 +72,7 @@ def test_links_are_followed(words, links, right, tmp_path):
 def test_what_links_add_nothing_to_is_left_out_and_named(links, told, tmp_path):
     pool = {link: "pool" if target == "photos/cat2" else target for link, target in links.items()}
     images = read(tmp_path, f"{classes('photos')} pool:1", pool)
-    assert told in images.line()
+    assert told in images.record.line()
     assert counts(images) == {"train": [3 if "within" in told else 2, 2]}
 
 

@@ -46,7 +46,7 @@ def test_labels_are_those_of_the_table_where_it_has_some(words, tables, wishes, 
     images = read(tmp_path, words, tables, **wishes)
     assert images.class_names == list(names) and counts(images) == {"train": right}
     # either read or left out, the table is named
-    assert next(iter(tables)) in images.line()
+    assert next(iter(tables)) in images.record.line()
 
 
 def test_splits_with_tables_need_no_folders_of_classes(tmp_path):
@@ -57,7 +57,7 @@ def test_splits_with_tables_need_no_folders_of_classes(tmp_path):
     }
     images = read(tmp_path, "train/a.png train/b.png val/c.png test/d.png", tables)
     assert counts(images) == {"train": [1, 1], "evaluation": [1, 0]}
-    assert "not used: test (1 image)" in images.line()
+    assert "not used: test (1 image)" in images.record.line()
 
 
 def test_a_parquet_table_is_read_as_well(tmp_path):
@@ -96,4 +96,6 @@ def test_a_table_that_disagrees_with_the_folders_is_refused(tmp_path):
 
 def test_images_that_the_table_does_not_name_are_left_out_and_named(tmp_path):
     images = read(tmp_path, "a.png b.png c.png", {"metadata.csv": f"{CSV}a.png,u\nb.png,v\n"})
-    assert counts(images) == {"train": [1, 1]} and "c.png (images that the metadata do not name)" in images.line()
+    assert (
+        counts(images) == {"train": [1, 1]} and "c.png (images that the metadata do not name)" in images.record.line()
+    )
