@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, BaseImageProcessor, PreTrainedModel
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from ..models.image_processors import own_image_processor
 from ..models.loading import load
 from ..techniques.apply import applied_techniques
@@ -143,7 +143,7 @@ class AnalyzedModel:
         except RUNNING_ERRORS as error:
             raise UsageError(
                 f"the model {self.name!r} cannot be run on images as its image processor makes them,"
-                f" {tuple(pixel_values.shape[1:])}: {_first_sentence(error)}"
+                f" {tuple(pixel_values.shape[1:])}: {type(error).__name__}: {one_line(error)}"
             ) from error
         attentions, hidden_states = (list(outputs.get(key) or ()) for key in ("attentions", "hidden_states"))
         if not attentions and not hidden_states:
@@ -181,10 +181,6 @@ def _vision_part(model: PreTrainedModel, name: str) -> PreTrainedModel:
             " with `ViTModel.from_pretrained`, save that, and name its folder."
         )
     return model
-
-
-def _first_sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
 @contextmanager

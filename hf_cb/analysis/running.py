@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
+from ..cli.progress import progress_bar
 from ..data.dataset import IGNORED_LABEL, ImageDataset, collate, evaluation_transform
 from ..errors import UsageError
 from .catalogue import MEASURES, Measure
@@ -159,7 +159,7 @@ def analyze(
     """
     model.model.to(device)
     record, examples, unreadable, num_images = None, None, [], 0
-    for batch in tqdm(batches, unit="batch", **progress):
+    for batch in progress_bar(batches, unit="batch", **progress):
         unreadable += batch["skipped"]
         pixel_values = batch["pixel_values"][batch["labels"] != IGNORED_LABEL]
         if len(pixel_values) == 0:

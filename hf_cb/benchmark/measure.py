@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
+from ..cli.progress import progress_bar
 from ..cli.record import available_cores, describe_run
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS, ViTCBConfig
@@ -103,7 +103,10 @@ def benchmark_models(arguments: ModelBenchmarkArguments, disable_tqdm: bool = Fa
     swept = [name for name in arguments.models if name in SWEPT]
     measured += (WARMUP_ROUNDS + arguments.sweep_num_rounds) * len(arguments.sweep_image_sizes) * len(swept)
     sizes = {size: arguments.sizes(size) for size in sorted(arguments.sweep_image_sizes)}
-    with num_threads(arguments.num_cpu_threads), tqdm(total=measured, unit="step", disable=disable_tqdm) as progress:
+    with (
+        num_threads(arguments.num_cpu_threads),
+        progress_bar(total=measured, unit="step", disable=disable_tqdm) as progress,
+    ):
         return {
             **describe(arguments),
             "baseline": arguments.models[0],

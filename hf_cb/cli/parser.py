@@ -3,7 +3,7 @@
 import shlex
 import signal
 import sys
-from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
@@ -21,6 +21,22 @@ from ..vit_cb.configuration_vit_cb import ALLOWED, ViTCBConfig
 EXIT_CODE_OF_A_MISTAKE = 2
 # 128 and the number of the signal, as shells have it
 EXIT_CODE_OF_TERMINATION = 143
+
+
+# of --help, in its order
+GROUPS = ("techniques", "model", "data", "loop", "distillation", "augmentation", "perturbations", "output")
+# what each field of a technique does, for people who read --help alone
+TECHNIQUE_HELP = {
+    "context_broadcast": "Context Broadcasting, which gives every token the mean of all, so that attention need not be"
+    " dense to spread what is common",
+    "context_broadcast_position": "Where Context Broadcasting stands: at the MLP's end, before its second or its first"
+    " linear layer, or after the attention",
+    "attn_scale": "AttnScale, a learned factor a head for what attention does beside averaging, against tokens that"
+    " grow alike in depth",
+    "feat_scale": "FeatScale, learned factors for the tokens' mean and for the rest after the attention, against tokens"
+    " that grow alike in depth",
+    "apply_layers": "Which layers get the techniques",
+}
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, ArgumentDefaultsHelpFormatter):
@@ -45,7 +61,12 @@ class ArgumentParser(HfArgumentParser):
         for action in self._actions:
             if action.dest in optional and action.default is None and action.type in (int, float):
                 action.type = _number_or_none(action.type)
+        self.renamed = {old: new for kind in dataclass_types for old, new in getattr(kind, "OLD_SPELLINGS", {}).items()}
+        _arrange_groups(self)
         for action in self._actions:
+            if action.dest.startswith("no_") or any(word.startswith("--no_") for word in action.option_strings):
+                # of a switch that is on; its help would say the opposite of what it does, and `--name false` does it
+                action.help = SUPPRESS
             if action.nargs == "+":
                 # `--apply_layers` without a value is the empty list
                 action.nargs = "*"
@@ -73,11 +94,40 @@ class ArgumentParser(HfArgumentParser):
         Raises:
             UsageError: a value is not of its type.
         """
+        arguments = self.with_present_spellings(sys.argv[1:] if arguments is None else arguments)
         try:
-            arguments = None if arguments is None else list(arguments)
             return self.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
         except (ArgumentError, ValueError) as error:
             raise UsageError(one_line(error)) from error
+
+    def with_present_spellings(self, arguments: Sequence[str]) -> list[str]:
+        """A command line in which flags that once had another name have their present one; each is told of once."""
+        words = []
+        for argument in arguments:
+            flag, *value = argument.split("=", 1)
+            old = flag.removeprefix("--").replace("-", "_")
+            if flag.startswith("--") and old in self.renamed:
+                print(f"{program()}: --{old} is now called --{self.renamed[old]}.", file=sys.stderr)
+                argument = "=".join([f"--{self.renamed[old]}", *value])
+            words.append(argument)
+        return words
+
+
+def _arrange_groups(parser: ArgumentParser) -> None:
+    """Have --help show each group of flags once, in the order in which one meets them, the techniques' first."""
+    # argparse has no public way to move a flag
+    positional, options, *groups = parser._action_groups
+    flags: dict[str, list[Action]] = {name: [] for name in GROUPS}
+    for group in groups:
+        for action in group._group_actions:
+            flags["techniques" if action.dest in TECHNIQUE_HELP else str(group.title)].append(action)
+    options._group_actions, moved = [], options._group_actions
+    for action in moved:
+        (flags["techniques"] if action.dest in TECHNIQUE_HELP else options._group_actions).append(action)
+    parser._action_groups = [positional, options]
+    for name, actions in flags.items():
+        if actions:
+            parser.add_argument_group(name)._group_actions += actions
 
 
 def _number_or_none(number: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -96,7 +146,15 @@ def command_line(script: str, arguments: Sequence[str] | None) -> str:
         script: its file's name.
         arguments: those that its `main` got; None for the process' own.
     """
-    return shlex.join(["python", f"scripts/{script}", *(sys.argv[1:] if arguments is None else arguments)])
+    words = [_without_place(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+    started = ["python", f"scripts/{script}"] if program().endswith(".py") else program().split()
+    return shlex.join([*started, *words])
+
+
+def _without_place(word: str) -> str:
+    """The last part of a path that begins at the root: the way to it is of one machine alone."""
+    flag, equals, value = word.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> NoReturn:
@@ -134,7 +192,8 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _optional_flag(name: str, annotation: Any) -> tuple[str, Any, Any]:
     """A dataclass field for a configuration field, None where the user did not say."""
-    help_text = f"ViTCBConfig.{name}: {ALLOWED[name]}." if name in ALLOWED else f"ViTCBConfig.{name}."
+    meaning = TECHNIQUE_HELP.get(name, f"ViTCBConfig.{name}")
+    help_text = f"{meaning}: {ALLOWED[name]}." if name in ALLOWED else f"{meaning}."
     members = [member for member in get_args(annotation) if member is not type(None)] or [annotation]
     if any("list" in str(member) for member in members):
         kind, help_text = list[str] | None, f"{help_text} Values separated by spaces."
@@ -156,6 +215,7 @@ def _config_fields() -> dict[str, Any]:
 ConfigArguments = make_dataclass(
     "ConfigArguments", [_optional_flag(name, annotation) for name, annotation in _config_fields().items()]
 )
+ConfigArguments._argument_group_name = "model"
 ConfigArguments.__doc__ = "Every field of `ViTCBConfig` as a flag of the same name; what is not given is None."
 
 TechniqueArguments = make_dataclass(

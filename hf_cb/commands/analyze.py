@@ -16,13 +16,12 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
-from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..analysis.models import AnalyzedModel
 from ..analysis.report import ANALYSIS_FILES, write_analysis
 from ..analysis.running import ImageBatches, analyze
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..cli.output_dir import check_output_dir, replacing
 from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides
 from ..cli.record import describe_run

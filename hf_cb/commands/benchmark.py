@@ -21,10 +21,9 @@ operations are those of matrix products, which the techniques do not change.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers.hf_argparser import HfArg
-
 from ..benchmark.measure import ModelBenchmarkArguments, benchmark_models
 from ..benchmark.report import format_tables, save_figure
+from ..cli.flags import HfArg
 from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser
 

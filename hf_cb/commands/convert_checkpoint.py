@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
+from ..cli.flags import HfArg
 from ..cli.parser import ArgumentParser, command_line
 from ..conversion.convert import convert_checkpoint, convert_to_timm
 from ..errors import UsageError

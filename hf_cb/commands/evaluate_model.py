@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset
-from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
+from ..cli.flags import HfArg
 from ..cli.output_dir import EVALUATION_FILES, check_output_dir
 from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides
 from ..cli.record import describe_run

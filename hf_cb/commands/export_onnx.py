@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor
-from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
+from ..cli.flags import HfArg
 from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError

@@ -15,9 +15,9 @@ checks the folder and prints what would go where, without asking the Hub.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
+from ..cli.flags import HfArg
 from ..cli.parser import ArgumentParser
 from ..hub.push import push_to_hub
 

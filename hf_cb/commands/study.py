@@ -24,16 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from tqdm.auto import tqdm
-from transformers.hf_argparser import HfArg
 from transformers.utils import logging
 
 from ..analysis.models import AnalyzedModel
 from ..analysis.running import ImageBatches, analyze
 from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
+from ..cli.flags import HfArg
 from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser, command_line
+from ..cli.progress import progress_bar
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
@@ -126,7 +126,7 @@ def train_all(study: StudyArguments, folder: StudyFolder, training: Sequence[str
         shared += ["--dataloader_num_workers", "0"]
     pool = RunPool(folder, TRAIN_COMMAND, shared, study.num_workers)
     done, total = len(study.runs()) - len(left), len(study.runs())
-    with tqdm(desc="training", total=total, initial=done, unit="run", disable=study.disable_tqdm) as progress:
+    with progress_bar(desc="training", total=total, initial=done, unit="run", disable=study.disable_tqdm) as progress:
 
         def when_done(one: Run) -> None:
             progress.set_postfix({one.name: f"{folder.results(one)['eval_accuracy']:.4f}"})
@@ -142,7 +142,7 @@ def analyze_all(study: StudyArguments, folder: StudyFolder, data_arguments: Data
     # the seed decides which images are cut off, where no split to evaluate on is there
     load = cache(partial(load_data, data_arguments))
     analyses = {}
-    for one in tqdm(study.runs(), desc="measuring", unit="run", disable=study.disable_tqdm):
+    for one in progress_bar(study.runs(), desc="measuring", unit="run", disable=study.disable_tqdm):
         file = folder.path(one) / "analysis.json"
         if not file.is_file():
             measured = analyze_run(folder.path(one), load(one.seed))

@@ -70,7 +70,7 @@ def convert_checkpoint(
         raise UsageError(f"`output_dir` {str(output_dir)!r} must be another folder: {checkpoint} would be replaced.")
     source, reference = _read_source(checkpoint, timm_model, use_ema)
     preprocessing = _preprocessing(source, reference)
-    plan = _plan(source, reference, num_attention_heads, context_broadcast)
+    plan = _plan_conversion(source, reference, num_attention_heads, context_broadcast)
     if featscale_gain is not None and not plan.techniques.feat_scale:
         raise UsageError("`featscale_gain` is given, and the checkpoint has no FeatScale: leave it out.")
     gain = (featscale_gain or plan.default_gain) if plan.techniques.feat_scale else None
@@ -173,7 +173,7 @@ def _preprocessing(source: Checkpoint, reference: nn.Module | None) -> Preproces
     return GOOGLE_PREPROCESSING if is_google(source) else DEIT_PREPROCESSING
 
 
-def _plan(
+def _plan_conversion(
     source: Checkpoint, reference: nn.Module | None, num_attention_heads: int | None, context_broadcast: str | None
 ) -> Plan:
     if is_swin(source) and (num_attention_heads is not None or reference is not None):

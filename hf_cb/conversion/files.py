@@ -1,15 +1,15 @@
 """Checkpoints are somebody's files: read without running anything in them, and refused by name where they are bad."""
 
 import argparse
-import pickletools
+import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +21,26 @@ from ..errors import UsageError
 
 # the published training scripts' entry for the weights and for their moving average, then timm's
 CONTAINERS = (("model", "model_ema"), ("state_dict", "state_dict_ema"))
-PREFIX_OF_DATA_PARALLEL = "module."
+# what DistributedDataParallel and torch.compile put before the names, in the order of the wrapping
+PREFIXES = ("module.", "_orig_mod.")
 
-# what the published scripts store in a pickle: tensors, state dicts and their arguments
-STORED_GLOBALS = re.compile(
-    r"argparse\.Namespace|collections\.OrderedDict|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
-    r"|torch\.(cuda\.)?\w+Storage"
-)
-# torch's format before 1.6: the pickles of magic number, version, platform, contents and storage keys
-PICKLES_OF_A_LEGACY_FILE = 5
+# beside tensors: the arguments of published scripts, and numbers of numpy (accuracies and the like), under the names of
+# both of its major versions. Making one of these runs nothing of the file's
+HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(name)) for name in np.sctypeDict},
+    np.ndarray,
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((np.zeros(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]
 
 # a file whose tensors claim more than this many times its size is made to exhaust the memory
 MAX_EXPANSION = 10
 SMALL_ENOUGH = 64 * 2**20
 
 
-class CheckpointError(UsageError, ValueError):
+class CheckpointError(UsageError):
     """A checkpoint that cannot be converted: one sentence that names the file and the first culprit."""
 
 
@@ -47,7 +51,7 @@ class Checkpoint:
     Args:
         source: the file, or what stands for it in messages.
         tensors: by name, without the prefix.
-        prefix: what all names in the file begin with, "module." or nothing.
+        prefix: what all names in the file begin with, such as "module._orig_mod.", or nothing.
         entry: which entry of a training script's checkpoint this is, or nothing.
         left_out: the file's other entries.
     """
@@ -121,22 +125,11 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return _read_safetensors(path)
     if start.startswith(b"\x80"):
-        return _read_legacy_pickle(path)
-    _check_globals(path, _globals_without_a_header(path))
+        return _load(path, mmap=False)
     raise CheckpointError(
         f"{path}: is no checkpoint: it must be written by torch.save, safetensors or numpy.savez"
         f"{', and is empty' if not start else ''}."
     )
-
-
-def _globals_without_a_header(path: Path) -> list[str]:
-    """What a file asks for if it is a pickle of the oldest protocol, which begins like any text."""
-    with path.open("rb") as file:
-        try:
-            return list(globals_in_pickle(file))
-        except Exception:
-            # no pickle at all
-            return []
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -155,9 +148,6 @@ def _read_zip(path: Path) -> Any:
             return _read_npz(path)
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise CheckpointError(f"{path}: its records are compressed, which torch.save never does.")
-        for record in pickles:
-            with archive.open(record) as file:
-                _check_globals(path, globals_in_pickle(file))
         damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: is damaged: the record {quoted(damaged)} fails its checksum.")
@@ -175,52 +165,28 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_legacy_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        for _ in range(PICKLES_OF_A_LEGACY_FILE):
-            _check_globals(path, globals_in_pickle(file))
-    return _load(path, mmap=False)
-
-
 def _load(path: Path, mmap: bool) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
         # torch warns of what it then refuses
         warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def globals_in_pickle(file: BinaryIO) -> Iterator[str]:
-    """What a pickle asks for, as dotted names; nothing is imported or executed.
-
-    Args:
-        file: open at the pickle's start; read to its end.
-    """
-    # protocol 4 takes names from the stack; the memo is where it keeps those that it needs again
-    strings, memo, last = [], {}, None
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield argument.replace(" ", ".")
-        elif opcode.name == "STACK_GLOBAL":
-            yield ".".join(strings[-2:])
-        if opcode.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            memo[len(memo) if argument is None else argument] = last
-            continue
-        last = memo.get(argument) if opcode.name in ("GET", "BINGET", "LONG_BINGET") else argument
-        strings += [last] if isinstance(last, str) else []
-
-
-def _check_globals(path: Path, names: Iterable[str]) -> None:
-    strange = []
-    try:
-        strange += (name for name in names if not STORED_GLOBALS.fullmatch(name))
-    finally:
-        # also where the pickle turned out to be damaged further on
-        if strange:
-            names = ", ".join(map(quoted, [*dict.fromkeys(strange)][:5]))
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        except pickle.UnpicklingError as error:
+            names = _unsafe_globals(path, error)
+            if not names:
+                raise
             raise CheckpointError(
-                f"{path}: its pickle asks for {names}, which a checkpoint has no need of; refused, and nothing in it"
-                " was executed."
-            )
+                f"{path}: its pickle asks for {', '.join(map(quoted, names[:5]))}, which a checkpoint has no need of;"
+                " refused, and nothing in it was executed. Save the weights alone: torch.save(model.state_dict(), ...)."
+            ) from error
+
+
+def _unsafe_globals(path: Path, error: pickle.UnpicklingError) -> list[str]:
+    """What a file asks for beside tensors and what is harmless, as far as torch can tell."""
+    if zipfile.is_zipfile(path):
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    # of the format before torch 1.6 only torch's message tells
+    return re.findall(r"GLOBAL (\S+) (?:was not|whose)", str(error))
 
 
 def _check_size(path: object, claimed: int, actual: int) -> None:
@@ -263,9 +229,9 @@ def _check_tensors(checkpoint: Checkpoint, file_size: int) -> None:
 
 
 def _without_prefix(checkpoint: Checkpoint) -> Checkpoint:
-    while all(name.startswith(PREFIX_OF_DATA_PARALLEL) for name in checkpoint.tensors):
-        checkpoint.tensors = {
-            name.removeprefix(PREFIX_OF_DATA_PARALLEL): tensor for name, tensor in checkpoint.tensors.items()
-        }
-        checkpoint.prefix += PREFIX_OF_DATA_PARALLEL
+    names = list(checkpoint.tensors)
+    while found := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), None):
+        names = [name.removeprefix(found) for name in names]
+        checkpoint.prefix += found
+    checkpoint.tensors = dict(zip(names, checkpoint.tensors.values(), strict=True))
     return checkpoint

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from transformers.hf_argparser import HfArg
-
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..errors import UsageError
 from .layout import CLASS_LEVELS
 
@@ -13,6 +11,8 @@ from .layout import CLASS_LEVELS
 @dataclass
 class DataArguments(Checked):
     """Where images come from; without any, scikit-learn's handwritten digits."""
+
+    _argument_group_name = "data"
 
     dataset_name: str | None = HfArg(default=None, help="Data set of the Hub, or a local folder that `datasets` reads.")
     dataset_config_name: str | None = HfArg(default=None, help="Configuration of that data set.")

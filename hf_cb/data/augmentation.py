@@ -13,9 +13,8 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 from torchvision.transforms import v2
 from transformers import BaseImageProcessor
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..errors import UsageError
 from .dataset import Transform
 from .randomness import seed_device_generator, seed_random_generators
@@ -24,6 +23,8 @@ from .randomness import seed_device_generator, seed_random_generators
 @dataclass
 class AugmentationArguments(Checked):
     """What happens to training images before the model sees them."""
+
+    _argument_group_name = "augmentation"
 
     random_resized_crop: list[float] | None = HfArg(
         default=None,

@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
-from tqdm.auto import tqdm
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
+from ..cli.progress import progress_bar
 from ..data.images import UnreadableImageError, read_image
 from ..errors import UsageError
 from ..models.classifier import Classifier, PixelScale
@@ -129,6 +128,8 @@ def _shortened(names: Sequence[str]) -> str:
 class LoadingArguments(Checked):
     """How images are read and sent through the models."""
 
+    _argument_group_name = "loop"
+
     per_device_eval_batch_size: int = HfArg(default=64, help="Images in a batch.")
     dataloader_num_workers: int = HfArg(default=0, help="Processes that read and perturb images.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
@@ -210,7 +211,7 @@ class Panel:
             batch_size=self.loading.per_device_eval_batch_size,
             num_workers=self.loading.dataloader_num_workers,
         )
-        return iter(tqdm(loader, desc=title, unit="batch", leave=False, disable=self.loading.disable_tqdm))
+        return iter(progress_bar(loader, desc=title, unit="batch", leave=False, disable=self.loading.disable_tqdm))
 
 
 def _distinct(scales: Sequence[PixelScale]) -> tuple[list[PixelScale], list[int]]:

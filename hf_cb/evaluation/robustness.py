@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..errors import UsageError
 from .attacks import FGSM, PGD, RandomSigns
 from .panel import UNTREATED, Attack, Panel, Treatment
@@ -30,6 +29,8 @@ LEVELS = {
 @dataclass
 class RobustnessArguments(Checked):
     """Under what the models are tested too; a flag without values takes its usual ones."""
+
+    _argument_group_name = "perturbations"
 
     patch_drop: list[float] | None = HfArg(
         default=None, help="Shares of patches that are blackened, chosen at random in each image; usually 0 to 0.9."

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.hf_argparser import HfArg
 
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.lora import TARGET_MODULES
@@ -21,6 +20,8 @@ LATEST = "latest"
 @dataclass
 class ModelArguments(Checked):
     """What is fine-tuned, and with how many parameters."""
+
+    _argument_group_name = "model"
 
     model_name_or_path: str = HfArg(help="Model to start from: a folder or a name on the Hub.")
     image_processor_name: str | None = HfArg(default=None, help="By default the model's own.")
@@ -68,6 +69,8 @@ class ModelArguments(Checked):
 class AugmentationArguments(Checked):
     """What training images undergo; the defaults are those of transformers' own example, milder for the digits."""
 
+    _argument_group_name = "augmentation"
+
     crop_scale: float | None = HfArg(
         default=None, help="Smallest share of an image's area that is cut out; usually 0.08, for the digits 0.6."
     )
@@ -82,6 +85,8 @@ class AugmentationArguments(Checked):
 @dataclass
 class FineTuningArguments(TrainingArguments, Checked):
     """transformers' own arguments, with defaults for this purpose."""
+
+    _argument_group_name = "loop"
 
     output_dir: str = HfArg(default="outputs/finetuned", help="Folder of the trained model.")
     overwrite_output_dir: bool = HfArg(default=False, help="Replace the run in that folder.")

@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
-from transformers.hf_argparser import HfArg
 
+from ..cli.flags import HfArg
 from .client import LOGIN, check_card, hub_errors, quiet_client, read_token
 from .folder import CARD, REPLACED, HubError, ModelFolder, read_model_folder
 from .verify import check_loads_elsewhere
@@ -135,6 +135,8 @@ def check_destination(repo_id: str, private: bool = False, revision: str | None 
 @dataclass
 class HubArguments:
     """Whether the trained model goes to the Hub."""
+
+    _argument_group_name = "output"
 
     push_to_hub: bool = HfArg(default=False, help="Push the trained model to the Hub.")
     hub_model_id: str | None = HfArg(

@@ -66,8 +66,13 @@ def load_for_labels(
                 f"{name_or_path!r} is an adapter and no whole model: save `load_adapter(...).merge_and_unload()` of"
                 " `hf_cb.lora`, or run with --merge_lora."
             )
-        _check_head(name_or_path, saved, label_names, new_head)
-        fields, techniques = _divide(overrides or {})
+        if not new_head and _number_of_labels(saved) != len(label_names):
+            raise UsageError(
+                f"{name_or_path!r} has a head for {_number_of_labels(saved)} classes and the data have"
+                f" {len(label_names)}: allow a new head with --ignore_mismatched_sizes."
+            )
+        fields = dict(overrides or {})
+        techniques = {name: fields.pop(name) for name in TechniqueConfig().to_dict() if name in fields}
         # a plain ViT that `apply_techniques` gave some keeps them
         is_vit = saved.get("model_type") in (ViTCBConfig.model_type, ViTConfig.model_type)
         is_vit = is_vit and not find_techniques(saved)
@@ -85,10 +90,7 @@ def load_for_labels(
         )
     _check_weights(name_or_path, loaded)
     lines += _news(name_or_path, loaded, saved)
-    saved_names = [str(name) for _, name in sorted(_labels_of(saved).items())]
-    if saved_names != label_names and sorted(saved_names) == sorted(set(label_names)):
-        _reorder_head(loaded.model, [saved_names.index(name) for name in label_names])
-        lines.append("the head's classes are put in the data's order.")
+    lines += _put_in_order(loaded.model, saved, label_names)
     return loaded, lines
 
 
@@ -101,27 +103,13 @@ def _number_of_labels(saved: dict[str, Any]) -> int:
     return len(_labels_of(saved)) or saved.get("num_labels", PreTrainedConfig().num_labels)
 
 
-def _check_head(name_or_path: str, saved: dict[str, Any], label_names: list[str], new_head: bool) -> None:
-    if not new_head and _number_of_labels(saved) != len(label_names):
-        raise UsageError(
-            f"{name_or_path!r} has a head for {_number_of_labels(saved)} classes and the data have {len(label_names)}:"
-            " allow a new head with --ignore_mismatched_sizes."
-        )
-
-
-def _divide(overrides: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of other configurations too, and those of techniques."""
-    known = TechniqueConfig().to_dict()
-    return tuple({name: v for name, v in overrides.items() if (name in known) is of} for of in (False, True))
-
-
 def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
-    """Take stochastic depth out where the architecture has none; refuse every other field that it does not have."""
+    """Take stochastic depth out where the architecture has none; a `ValueError` for every other field it has not."""
     model_type = saved.get("model_type")
     if model_type is None:
         raise ValueError("its config.json names no `model_type`, or there is none.")
     if model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise UsageError(f"transformers has no image classifier of type {model_type!r}.")
+        raise ValueError(f"transformers has no image classifier of type {model_type!r}.")
     unknown = [name for name in fields if name not in CONFIG_MAPPING[model_type].from_dict(dict(saved)).to_dict()]
     lines = []
     if "drop_path_rate" in unknown:
@@ -129,7 +117,7 @@ def _check_fields(saved: dict[str, Any], fields: dict[str, Any]) -> list[str]:
         fields.pop("drop_path_rate")
         lines.append(f"{model_type} has no stochastic depth: trained without.")
     if unknown:
-        raise UsageError(f"a model of type {model_type!r} has no `{unknown[0]}`: leave the flag out.")
+        raise ValueError(f"a model of type {model_type!r} has no `{unknown[0]}`: leave the flag out.")
     return lines
 
 
@@ -165,11 +153,17 @@ def _news(name_or_path: str, loaded: Loaded, saved: dict[str, Any]) -> list[str]
 
 
 @torch.no_grad()
-def _reorder_head(model: PreTrainedModel, order: Sequence[int]) -> None:
+def _put_in_order(model: PreTrainedModel, saved: dict[str, Any], label_names: list[str]) -> list[str]:
+    """The head's rows where the same classes come in another order, and a line on it."""
+    saved_names = [str(name) for _, name in sorted(_labels_of(saved).items())]
+    if saved_names == label_names or sorted(saved_names) != sorted(set(label_names)):
+        return []
+    order = [saved_names.index(name) for name in label_names]
     heads = [head for name, head in model.named_children() if name in HEADS]
     layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
     for parameter in (p for layer in layers if layer.out_features == len(order) for p in layer.parameters()):
-        parameter.copy_(parameter[list(order)].clone())
+        parameter.copy_(parameter[order].clone())
+    return ["the head's classes are put in the data's order."]
 
 
 def train_only_techniques(loaded: Loaded) -> str:

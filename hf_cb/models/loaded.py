@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel, AutoModelForImageClassification, PreTrainedModel
@@ -23,7 +24,8 @@ from ..vit_cb.modeling_vit_cb import ViTCBPreTrainedModel
 # how transformers' image classifiers call what stands on the vision model
 HEADS = ("classifier", "cls_classifier", "distillation_classifier", "head")
 # what transformers raises for folders and names that hold no such model
-LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, RuntimeError, ImportError, SafetensorError)
+LOADING_ERRORS = (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError, ImportError)
+LOADING_ERRORS += (SafetensorError, StrictDataclassError)
 # arguments of `from_pretrained`, though configurations have attributes of these names
 NO_FIELDS = ("attn_implementation", "dtype", "quantization_config", "torch_dtype")
 
@@ -51,7 +53,7 @@ class Loaded:
     @classmethod
     def of(cls, model: PreTrainedModel, info: Mapping[str, Any], techniques: Mapping[str, Any] | None) -> "Loaded":
         """From what `from_pretrained` returns with `output_loading_info=True`, and the techniques asked for."""
-        new_scales = set() if techniques is None else {*info["missing_keys"]} & _scales_of(model)
+        new_scales = set() if techniques is None else {*info["missing_keys"]} & scales_of(model)
         missing, mismatched = {*info["missing_keys"]} - new_scales, info["mismatched_keys"]
         new_head = any(map(_is_of_a_head, (*missing, *(key[0] for key in mismatched))))
         names = (tuple(sorted(keys)) for keys in (missing, mismatched, info["unexpected_keys"], new_scales))
@@ -92,7 +94,7 @@ def _is_of_a_head(name: str) -> bool:
     return parts[0] in HEADS or "pooler" in parts
 
 
-def _scales_of(model: nn.Module) -> set[str]:
+def scales_of(model: nn.Module) -> set[str]:
     """Names of the techniques' parameters."""
     return {
         f"{name}.{parameter}"
@@ -137,18 +139,18 @@ def load_files(
     Raises:
         ValueError: the class is unknown, or weights of techniques are missing, or see `add_techniques`.
     """
-    model_class = _class_of(name, saved, model_class)
-    if issubclass(model_class, ViTCBPreTrainedModel):
-        return _load_vit_cb(name, saved, model_class, techniques, kwargs)
-    fields = find_techniques(saved)
-    if fields is None or not issubclass(model_class, PreTrainedModel):
-        loaded = Loaded.of(*model_class.from_pretrained(name, output_loading_info=True, **kwargs), None)
-    else:
-        with_techniques = _with_techniques(model_class, TechniqueConfig.from_fields(fields))
-        loaded = Loaded.of(*with_techniques.from_pretrained(name, output_loading_info=True, **kwargs), None)
-        loaded.model.__class__ = model_class
-        _check_scales(name, loaded)
-    return add_techniques(loaded, techniques or {}, name)
+    model_class = built = _class_of(name, saved, model_class)
+    is_vit_cb = issubclass(model_class, ViTCBPreTrainedModel)
+    fields = None if is_vit_cb else find_techniques(saved)
+    if is_vit_cb:
+        kwargs = _with_config(saved, techniques or {}, kwargs)
+    elif fields is not None and issubclass(model_class, PreTrainedModel):
+        built = _with_techniques(model_class, TechniqueConfig.from_fields(fields))
+    model, info = built.from_pretrained(name, output_loading_info=True, **kwargs)
+    if is_vit_cb:
+        return Loaded.of(model, info, techniques)
+    model.__class__ = type(model) if built is model_class else model_class
+    return add_techniques(_check_scales(name, Loaded.of(model, info, None)), techniques or {}, name)
 
 
 def _class_of(name: str | Path, saved: dict[str, Any], model_class: Any) -> Any:
@@ -173,22 +175,15 @@ def _class_of(name: str | Path, saved: dict[str, Any], model_class: Any) -> Any:
     return next((known for known in classes if known.__name__ == architecture), classes[0])
 
 
-def _load_vit_cb(
-    name: str | Path,
-    saved: dict[str, Any],
-    model_class: type[ViTCBPreTrainedModel],
-    techniques: Mapping[str, Any] | None,
-    kwargs: dict[str, Any],
-) -> Loaded:
-    if "config" not in kwargs:
-        # made here, so that the file is not read again
-        others = {key: kwargs.pop(key) for key in NO_FIELDS if key in kwargs}
-        fields = {**kwargs, **(techniques or {})}
-        config, rest = ViTCBConfig.from_dict(dict(saved), return_unused_kwargs=True, **fields)
-        kwargs = {**rest, **others, "config": config}
-    elif techniques:
-        raise UsageError("`config` and `techniques` each say which techniques a ViT-CB has: give one of them.")
-    return Loaded.of(*model_class.from_pretrained(name, output_loading_info=True, **kwargs), techniques)
+def _with_config(saved: dict[str, Any], techniques: Mapping[str, Any], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with a ViT-CB's configuration made of the file, which transformers then does not read again."""
+    if "config" in kwargs:
+        if techniques:
+            raise UsageError("`config` and `techniques` each say which techniques a ViT-CB has: give one of them.")
+        return kwargs
+    others = {key: kwargs.pop(key) for key in NO_FIELDS if key in kwargs}
+    config, rest = ViTCBConfig.from_dict(dict(saved), return_unused_kwargs=True, **{**kwargs, **techniques})
+    return {**rest, **others, "config": config}
 
 
 def _with_techniques(model_class: type[PreTrainedModel], config: TechniqueConfig) -> type[PreTrainedModel]:
@@ -203,14 +198,15 @@ def _with_techniques(model_class: type[PreTrainedModel], config: TechniqueConfig
     return type(model_class.__name__, (model_class,), {"__init__": build, **names})
 
 
-def _check_scales(name: str | Path, loaded: Loaded) -> None:
+def _check_scales(name: str | Path, loaded: Loaded) -> Loaded:
     # transformers leaves undefined what it did not find and does not know how to initialise
-    lost = sorted(_scales_of(loaded.model) & {*loaded.anew()})
+    lost = sorted(scales_of(loaded.model) & {*loaded.anew()})
     if lost:
         raise UsageError(
             f"{name} must hold the weights of the techniques that its configuration names, and lacks"
             f" {lost[0]!r}{f' and {len(lost) - 1} more' if lost[1:] else ''}."
         )
+    return loaded
 
 
 def add_techniques(loaded: Loaded, fields: Mapping[str, Any], name: str | Path) -> Loaded:
@@ -237,4 +233,4 @@ def add_techniques(loaded: Loaded, fields: Mapping[str, Any], name: str | Path) 
             f"no technique is on in {str(name)!r}: give --context_broadcast, --attn_scale or --feat_scale too, or leave"
             f" out {flags}."
         )
-    return replace(loaded, new_scales=tuple(sorted(_scales_of(loaded.model))))
+    return replace(loaded, new_scales=tuple(sorted(scales_of(loaded.model))))

@@ -14,11 +14,11 @@ from .lora import is_adapter, load_adapter
 from .technique_files import load_techniques, read_technique_config
 
 
+Techniques = TechniqueConfig | Mapping[str, Any] | None
+
+
 def from_pretrained(
-    folder_or_repo: str | Path,
-    model_class: Any = None,
-    techniques: TechniqueConfig | Mapping[str, Any] | None = None,
-    **kwargs: Any,
+    folder_or_repo: str | Path, model_class: Any = None, techniques: Techniques = None, **kwargs: Any
 ) -> PreTrainedModel | tuple[PreTrainedModel, dict[str, Any]]:
     """A model with its techniques, from what its `save_pretrained` or `push_to_hub` wrote; or any other model.
 
@@ -46,12 +46,7 @@ def from_pretrained(
     return (loaded.model, loaded.info()) if wants_info else loaded.model
 
 
-def load(
-    name: str | Path,
-    model_class: Any = None,
-    techniques: TechniqueConfig | Mapping[str, Any] | None = None,
-    **kwargs: Any,
-) -> Loaded:
+def load(name: str | Path, model_class: Any = None, techniques: Techniques = None, **kwargs: Any) -> Loaded:
     """`from_pretrained` with all that is to be known of what was loaded.
 
     Raises:
@@ -61,12 +56,7 @@ def load(
         return _load(name, model_class, techniques, kwargs)
 
 
-def _load(
-    name: str | Path,
-    model_class: Any,
-    techniques: TechniqueConfig | Mapping[str, Any] | None,
-    kwargs: dict[str, Any],
-) -> Loaded:
+def _load(name: str | Path, model_class: Any, techniques: Techniques, kwargs: dict[str, Any]) -> Loaded:
     techniques = techniques.to_dict() if isinstance(techniques, TechniqueConfig) else techniques or None
     source = {name: kwargs[name] for name in HUB_ARGUMENTS if name in kwargs}
     saved = saved_config(name, source)

@@ -12,10 +12,9 @@ from ..errors import UsageError
 from ..techniques.apply import applied_techniques
 from ..techniques.config import find_techniques
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
-from ..vit_cb.layers_vit_cb import ZeroStart
 from ..vit_cb.loading_vit_cb import HUB_ARGUMENTS, saved_config
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
-from .loaded import HEADS, add_techniques, load_files
+from .loaded import HEADS, add_techniques, load_files, scales_of
 
 
 if TYPE_CHECKING:
@@ -67,13 +66,7 @@ def add_lora(
 
 def technique_modules(model: torch.nn.Module) -> list[str]:
     """Last parts of the names of the modules that hold the techniques' parameters, each once, sorted."""
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, ZeroStart) and any(True for _ in module.parameters())
-        }
-    )
+    return sorted({name.split(".")[-2] for name in scales_of(model)})
 
 
 def is_adapter(name_or_path: str | Path, saved: Mapping[str, Any] | None = None, **source: Any) -> bool:

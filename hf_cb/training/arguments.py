@@ -4,9 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from transformers.hf_argparser import HfArg
-
-from ..cli.flags import Checked
+from ..cli.flags import Checked, HfArg
 from ..cli.record import available_cores
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS
@@ -23,6 +21,8 @@ def _cores_of_this_process() -> int:
 @dataclass
 class ModelArguments(Checked):
     """What the model starts from."""
+
+    _argument_group_name = "model"
 
     model_name_or_path: str | None = HfArg(
         default=None, help="Pretrained vision transformer to start from: a folder or a repository of the Hub."
@@ -43,6 +43,8 @@ class ModelArguments(Checked):
 class DistillationArguments(Checked):
     """A teacher, as in DeiT."""
 
+    _argument_group_name = "distillation"
+
     teacher_model_name_or_path: str | None = HfArg(
         default=None, help="Image classifier of the same classes, in the same order, to learn from."
     )
@@ -60,6 +62,8 @@ class DistillationArguments(Checked):
 @dataclass
 class LoopArguments(Checked):
     """How a model is trained."""
+
+    _argument_group_name = "loop"
 
     num_train_epochs: int = HfArg(default=70, help="Passes over the training images.")
     per_device_train_batch_size: int = HfArg(default=32, help="Images in a step of one process.")
@@ -134,6 +138,8 @@ class LoopArguments(Checked):
 class PreprocessingArguments(Checked):
     """What the image processor of a model from scratch does; pretrained models bring theirs."""
 
+    _argument_group_name = "augmentation"
+
     image_mean: list[float] = HfArg(
         default_factory=lambda: [0.5, 0.5, 0.5], help="Mean of the three channels, from 0 to 1."
     )
@@ -160,6 +166,8 @@ class PreprocessingArguments(Checked):
 @dataclass
 class CheckpointArguments(Checked):
     """What is kept of a run while it lasts."""
+
+    _argument_group_name = "output"
 
     output_dir: str | None = HfArg(default=None, help="Folder of the trained model; by default one in outputs/.")
     overwrite_output_dir: bool = HfArg(default=False, help="Replace the run in that folder.")
@@ -189,6 +197,8 @@ class CheckpointArguments(Checked):
 @dataclass
 class TrackingArguments(Checked):
     """Where the run can be watched."""
+
+    _argument_group_name = "output"
 
     with_tracking: bool = HfArg(default=False, help="Report loss and metrics to experiment trackers.")
     report_to: str = HfArg(

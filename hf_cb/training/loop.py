@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import BaseImageProcessor, PreTrainedModel
 
+from ..cli.progress import progress_bar
 from ..data.augmentation import (
     AugmentationArguments,
     BatchAugmentation,
@@ -81,7 +81,7 @@ class Training:
         self.pending: list[tuple[Tensor, float]] = []
         self.rate = 0.0
         self.started = time.perf_counter()
-        self.bar = tqdm(disable=True)
+        self.bar = progress_bar(disable=True)
         self.termination = TerminationRequest(accelerator)
         self._make_loaders(data, image_processor)
         augment = self._batch_augmentation(image_processor, len(data.label_names))
@@ -158,7 +158,7 @@ class Training:
         hidden = self.loop.disable_tqdm or not self.accelerator.is_main_process
         with (
             self.termination,
-            tqdm(total=total, initial=done, unit="img", unit_scale=True, disable=hidden) as self.bar,
+            progress_bar(total=total, initial=done, unit="img", unit_scale=True, disable=hidden) as self.bar,
         ):
             while self.progress.epoch < self.loop.num_train_epochs:
                 self._train_epoch()

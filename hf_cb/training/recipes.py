@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.hf_argparser import HfArg
-
+from ..cli.flags import HfArg
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 
@@ -23,6 +22,8 @@ RECIPES = tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 @dataclass
 class RecipeArguments:
     """Which values the flags have where the user gives none."""
+
+    _argument_group_name = "loop"
 
     recipe: str | None = HfArg(
         default=None,

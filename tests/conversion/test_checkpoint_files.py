@@ -1,7 +1,6 @@
 """Reading somebody's checkpoint: nothing in it is executed, and a bad file is refused in one line that names it."""
 
 import argparse
-import collections
 import pickle
 import zipfile
 from pathlib import Path
@@ -40,6 +39,20 @@ def equal(tensors, expected):
             {"model": WEIGHTS, "epoch": 1, "args": argparse.Namespace(lr=1)}, "", "model", id="published script"
         ),
         pytest.param({"state_dict": WEIGHTS}, "", "state_dict", id="timm's script"),
+        pytest.param({f"_orig_mod.{name}": t for name, t in WEIGHTS.items()}, "_orig_mod.", "", id="compiled"),
+        pytest.param(
+            {"model": {f"_orig_mod.module.{name}": t for name, t in WEIGHTS.items()}, "best": np.float64(0.7)},
+            "_orig_mod.module.",
+            "model",
+            id="compiled around data parallel, with numpy's number",
+        ),  # fmt: skip
+        pytest.param(
+            {"model": {f"module._orig_mod.module.{name}": t for name, t in WEIGHTS.items()}, "best": np.ones(2)},
+            "module._orig_mod.module.",
+            "model",
+            id="every wrapping, with numpy's array",
+        ),  # fmt: skip
+        pytest.param({"model": WEIGHTS, "epochs": np.int32(3), "ok": np.bool_(True)}, "", "model", id="numpy's others"),
     ],
 )
 def test_a_state_dict_is_found_in_every_container(content, prefix, entry, writer, tmp_path):
@@ -87,7 +100,9 @@ def test_a_malicious_pickle_is_refused_by_name_and_does_not_run(writer, place, t
         "beside": {"model": weights, "extra": bad},
     }[place]
     WRITERS[writer](content, tmp_path / "file.pth")
-    with pytest.raises(CheckpointError, match=r"asks for .*\.mkdir'.*nothing in it was executed") as error:
+    # torch can name what a file asks for in the formats that it writes itself; all others it does not read at all
+    said = r"asks for .*\.mkdir'.*nothing in it was executed" if writer in ("zip", "legacy") else "is .*no checkpoint"
+    with pytest.raises(CheckpointError, match=said) as error:
         read_checkpoint(tmp_path / "file.pth")
     assert str(tmp_path / "file.pth") in str(error.value)
     assert not (tmp_path / "ran").exists()
@@ -97,8 +112,6 @@ def test_a_malicious_pickle_is_refused_by_name_and_does_not_run(writer, place, t
     ("value", "named"),
     [
         pytest.param(Path("somewhere"), "Path", id="path"),
-        pytest.param(np.float64(1), "numpy", id="numpy scalar"),
-        pytest.param(collections.Counter("a"), "collections.Counter", id="what torch allows by default"),
         pytest.param(print, "print", id="builtin"),
         pytest.param(torch.nn.Linear(1, 1), "torch.nn.modules.linear.Linear", id="a whole module"),
     ],
@@ -108,14 +121,6 @@ def test_a_pickle_that_asks_for_what_the_published_scripts_do_not_store_is_refus
     with pytest.raises(CheckpointError, match="asks for") as error:
         read_checkpoint(tmp_path / "file.pth")
     assert named in str(error.value)
-
-
-def test_torch_itself_refuses_what_the_list_of_names_would_let_through(tmp_path, monkeypatch):
-    torch.save({"model": Malicious(tmp_path / "ran")}, tmp_path / "file.pth")
-    monkeypatch.setattr("hf_cb.conversion.files._check_globals", lambda path, names: None)
-    with pytest.raises(CheckpointError, match="UnpicklingError"):
-        read_checkpoint(tmp_path / "file.pth")
-    assert not (tmp_path / "ran").exists()
 
 
 def test_an_array_that_is_a_pickle_is_refused_and_does_not_run(tmp_path):

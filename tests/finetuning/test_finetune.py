@@ -362,9 +362,9 @@ def test_digits_are_mirrored_only_on_request():
     assert flips == [0.0, 0.5, 0.5, 0.0]
 
 
-def test_the_readmes_lines_for_a_notebook_train_a_model(plain_vit, photos, tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (lines,) = (block for block in re.findall("```python\n(.*?)```", readme, re.DOTALL) if "Trainer(" in block)
+def test_the_manuals_lines_for_a_notebook_train_a_model(plain_vit, photos, tmp_path):
+    manual = (Path(__file__).parents[2] / "scripts" / "README.md").read_text()
+    (lines,) = (block for block in re.findall("```python\n(.*?)```", manual, re.DOTALL) if "Trainer(" in block)
     folder = shutil.copytree(plain_vit, tmp_path / "base")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     for name, path in {
@@ -379,6 +379,7 @@ def test_the_readmes_lines_for_a_notebook_train_a_model(plain_vit, photos, tmp_p
     model = variables["model"]
     start = ViTForImageClassification.from_pretrained(plain_vit).vit.state_dict()
     assert model.config.id2label == {0: "flower", 1: "temple"} and model.classifier.out_features == 2
+    assert model.config.label2id == {"flower": 0, "temple": 1}
     assert not torch.equal(model.vit.layers[0].mlp.fc1.weight.cpu(), start["layers.0.mlp.fc1.weight"])
 
 

@@ -125,6 +125,24 @@ def test_scales_that_a_configuration_names_must_be_there_unless_they_are_asked_f
     assert load_classifier(str(tmp_path), techniques={"feat_scale": True}).label_names == DIGITS
 
 
+DAMAGED = {
+    "a size in words": {"hidden_size": "many"},
+    "labels in a list": {"id2label": ["cat"]},
+}
+
+
+@pytest.mark.parametrize("fields", DAMAGED.values(), ids=DAMAGED)
+@pytest.mark.parametrize("how", [load, lambda folder: load_for_labels(str(folder), DIGITS)], ids=["use", "training"])
+def test_a_damaged_configuration_is_one_sentence_with_the_models_name(how, fields, architectures, tmp_path):
+    folder = tmp_path / "damaged"
+    shutil.copytree(architectures / "dinov2", folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    with pytest.raises(UsageError, match="damaged") as error:
+        how(folder)
+    assert "\n" not in str(error.value)
+
+
 # the classes that a model can be had in
 
 AUTO = {
