@@ -41,7 +41,7 @@ class ImageKinds:
         """What a run says of them."""
         among = f"of {counted(self.looked_at, 'image')} looked at"
         said = {
-            f"{self.many_bits:,} {among} have grey values of more than 8 bits, which are scaled to 8 bits with their"
+            f"{self.many_bits:,} {among} have 16-bit or 32-bit grey values, which are scaled to 8 bits with their"
             f" contrast; {PIPELINE}": self.many_bits,
             f"{self.several_frames:,} {among} have several frames, of which the first is read": self.several_frames,
         }
@@ -51,7 +51,7 @@ class ImageKinds:
         """What a card says of them; empty where there is nothing to say."""
         if not self.many_bits:
             return ""
-        return f" Grey values of 16 and 32 bits were scaled to 8 bits with their contrast; {PIPELINE}."
+        return f" 16-bit and 32-bit grey values were scaled to 8 bits with their contrast; {PIPELINE}."
 
 
 PIPELINE = (

@@ -40,7 +40,7 @@ class ImageData:
         label_names: the classes.
         description: for a model card.
         lines: what a run says of them before it uses them.
-        layout: the same for its results, as `data_layout`; empty for the digits.
+        layout: the same for its results; empty for the digits.
     """
 
     train: AnyDataset | None
@@ -49,6 +49,10 @@ class ImageData:
     description: DataDescription
     lines: list[str] = field(default_factory=list)
     layout: dict[str, Any] = field(default_factory=dict)
+
+    def to_results(self) -> dict[str, Any]:
+        """What a run's results say of the data."""
+        return {"data_layout": self.layout} if self.layout else {}
 
 
 def load_data(arguments: DataArguments, seed: int = 0) -> ImageData:
