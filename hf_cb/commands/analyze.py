@@ -24,7 +24,7 @@ from ..cli.flags import HfArg, ThreadArguments
 from ..cli.output_dir import check_output_dir, replacing
 from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides
 from ..cli.record import describe_run
-from ..data.sources import DataArguments, load_data
+from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
 
 
@@ -63,7 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     techniques = config_overrides(technique_arguments)
     output_dir = check_output_dir(analysis.output_dir, analysis.overwrite_output_dir, ANALYSIS_FILES)
     analysis.limit_threads()
-    images, data_description = load_images(analysis, data_arguments)
+    data = load_images(analysis, data_arguments)
+    images = data.evaluation
+    told = {"data": f"Measured on {len(images):,} images of {data.description.name}.", **data.to_results()}
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     results, examples = {}, {}
@@ -72,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results[name], examples[name] = measure(model, images, analysis)
 
     description = describe_run(analysis, data_arguments, technique_arguments)
-    results = {name: {**result, "data": data_description, **description} for name, result in results.items()}
-    report = {**description, "data": data_description, "command": command_line("analyze.py", arguments)}
+    results = {name: {**result, **told, **description} for name, result in results.items()}
+    report = {**description, **told, "command": command_line("analyze.py", arguments)}
     with replacing(output_dir, ANALYSIS_FILES) as folder:
         write_analysis(folder, results, {name: e for name, e in examples.items() if e is not None}, report)
     for name, result in results.items():
@@ -82,15 +84,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(images)} images, {len(results)} models: {output_dir / 'report.html'}")
 
 
-def load_images(analysis: AnalysisArguments, data_arguments: DataArguments) -> tuple[Dataset, str]:
-    """The images to evaluate on, and a sentence on them."""
+def load_images(analysis: AnalysisArguments, data_arguments: DataArguments) -> ImageData:
+    """The images to evaluate on, which are told of."""
     data = load_data(data_arguments, analysis.seed)
-    images = data.evaluation
-    if isinstance(images, IterableDataset):
+    for line in data.lines:
+        print(line)
+    if isinstance(data.evaluation, IterableDataset):
         if data_arguments.max_eval_samples is None:
             raise UsageError("streamed images need an end: give --max_eval_samples.")
-        images = Dataset.from_list(list(images))
-    return images, f"Measured on {len(images):,} images of {data.description.name}."
+        data.evaluation = Dataset.from_list(list(data.evaluation))
+    return data
 
 
 def measure(model: AnalyzedModel, images: Dataset, analysis: AnalysisArguments) -> tuple[dict[str, Any], Any]:

@@ -71,12 +71,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     output_dir = check_output_dir(evaluation.output_dir, evaluation.overwrite_output_dir, EVALUATION_FILES)
     logging.disable_progress_bar()
     data = load_data(data_arguments, robustness.seed)
+    for line in data.lines:
+        print(line)
     names = short_names(models)
     classifiers = load(models, names, evaluation.model_revision, techniques)
     panel = make_panel(classifiers, data, loading)
     results = evaluate(panel, names, robustness)
     record = describe_run(evaluation, data_arguments, loading, robustness, technique_arguments)
-    results = {**results, "data": data.description.description, "num_processes": 1, **record}
+    results = {
+        **results,
+        "data": data.description.description,
+        **data.to_results(),
+        "num_processes": 1,
+        **record,
+    }
     save_evaluation(output_dir, results)
     print(summary(results, names))
     print(f"{output_dir}")

@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError("scripts/finetune.py does not stream data: leave out --streaming, or use scripts/train.py.")
     with training.main_process_first(desc="loading the data"):
         data = load_data(data_arguments, training.seed)
+    if training.should_save:
+        for line in data.lines:
+            print(line)
     if training.do_train and data.train is None:
         raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
 
@@ -88,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if training.do_eval:
         metrics = trainer.evaluate()
         results |= metrics | {"skipped_images": len(eval_data) - metrics["eval_samples"]}
-    results |= describe(training, model_arguments, data_arguments, augmentation, config_arguments)
+    results |= data.to_results() | describe(training, model_arguments, data_arguments, augmentation, config_arguments)
     if training.should_save:
         save(trainer, output_dir, results, model_arguments, data, command, data_arguments.words())
     if training.push_to_hub and training.do_train:

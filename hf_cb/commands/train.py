@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     destination = prepare_push(given.hub, output_dir)
     accelerator = make_accelerator(loop, given.tracking, output_dir)
     data = load_on_main_first(accelerator, lambda: load_data(given.data, loop.seed))
+    for line in data.lines:
+        accelerator.print(line)
     if data.train is None:
         raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
 
@@ -104,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     begin(training, checkpoint, given.checkpoints)
     plan = training.plan()
     accelerator.print(*news, plan, sep="\n")
-    results = {**training.run(), "plan": plan.to_dict(), **describe_run(*given)}
+    results = {**training.run(), "plan": plan.to_dict(), **data.to_results(), **describe_run(*given)}
 
     state_dict = training.learner.state_dict()
     if accelerator.is_main_process:

@@ -1,35 +1,54 @@
 """The columns and rows of a data set that a classifier needs."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
 
 from ..errors import UsageError
+from .found_columns import alike, class_values, image_column, is_missing, label_column, require_labels
+from .layouts.layout import names_of
 
 
 AnyDataset = Dataset | IterableDataset
 
-IMAGE_COLUMNS = ("image", "img", "pixel_values", "picture")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
+# rows of a stream that wait to be drawn from: enough to mix classes that stand side by side in files of usual size
+SHUFFLE_BUFFER = 2048
 
 
-def with_image_and_label(data: AnyDataset, split: str, image: str | None, label: str | None) -> AnyDataset:
+def features_of(data: AnyDataset) -> Features:
+    """The columns of a data set with their types, for which a stream may have to be begun."""
+    return data.features or data._resolve_features().features
+
+
+def found_columns(data: AnyDataset, split: str, image: str | None, label: str | None) -> tuple[str, str]:
+    """The names of a data set's columns of images and of labels.
+
+    Args:
+        data: any data set of images with labels.
+        split: what it is for, for error messages.
+        image: name of its column of images; None for the one of a usual name, or else of that type.
+        label: likewise of its labels.
+
+    Raises:
+        UsageError: there is no such column, or several that may be meant.
+    """
+    features = features_of(data)
+    return image_column(features, image, split), label_column(features, label, split)
+
+
+def with_image_and_label(data: AnyDataset, split: str, image: str, label: str) -> AnyDataset:
     """The data set with the columns `image`, not decoded, and `label` alone.
 
     Args:
         data: any data set of images with labels.
         split: what it is for, for error messages.
-        image: name of its column of images; None for the one of that type, or of a usual name.
-        label: likewise of its labels.
+        image: name of its column of images.
+        label: name of its labels.
 
     Raises:
-        UsageError: there is no such column.
+        UsageError: the column holds no images.
     """
-    features = data.features or data._resolve_features().features
-    image = _column(features, image, Image, IMAGE_COLUMNS, f"`image_column_name` of the {split} data")
-    label = _column(features, label, ClassLabel, LABEL_COLUMNS, f"`label_column_name` of the {split} data")
     data = data.select_columns([image, label])
     names = {old: new for old, new in ((image, "image"), (label, "label")) if old != new}
     data = data.rename_columns(names) if names else data
@@ -39,40 +58,40 @@ def with_image_and_label(data: AnyDataset, split: str, image: str | None, label:
         raise UsageError(f"the column {image!r} of the {split} data holds no images: name another one.") from error
 
 
-def _column(features: Features, name: str | None, kind: type, usual: Sequence[str], field: str) -> str:
-    if name is not None and name not in features:
-        raise UsageError(f"{field} must be one of {', '.join(features)}, got {name!r}.")
-    of_kind = [column for column, feature in features.items() if isinstance(feature, kind)]
-    found = name or next((column for column in (*usual, *of_kind) if column in (of_kind or features)), None)
-    if found is None:
-        raise UsageError(f"{field} is none of the usual {', '.join(usual)}: name one of {', '.join(features)}.")
-    return found
-
-
-def encoded_labels(splits: dict[str, AnyDataset]) -> tuple[dict[str, AnyDataset], list[str]]:
-    """The splits with indices for labels, and the sorted names that these point to.
+def encoded_labels(splits: dict[str, AnyDataset]) -> tuple[dict[str, AnyDataset], list[str], list[str]]:
+    """The splits with indices for labels, the sorted names that these point to, and what is to be said of them.
 
     Args:
         splits: with a column `label` of indices with names, of strings or of integers.
 
     Raises:
-        UsageError: two splits name their classes differently, a label is missing, or there is only one class.
+        UsageError: two splits name their classes differently, or a label is missing.
     """
     features = {name: data.features["label"] for name, data in splits.items()}
+    lines = []
     if all(isinstance(feature, ClassLabel) for feature in features.values()):
         names = next(iter(features.values())).names
         for split, feature in features.items():
             _require_same_names(names, feature.names, split)
     else:
-        names = _values(splits)
-        splits = {name: _encoded(data, names) for name, data in splits.items()}
-        names = [str(value) for value in names]
-    if len(names) < 2:
-        raise UsageError(f"the data hold one class, {names[0]!r}: a classifier needs at least two.")
-    for split, data in splits.items():
-        if isinstance(data, Dataset):
-            _require_labels(_labels(data), len(names), split)
-    return splits, names
+        values = _values(splits)
+        lines = alike(values)
+        splits = {name: _encoded(data, values) for name, data in splits.items()}
+        names = [str(value) for value in values]
+    labels = {split: _labels(data) for split, data in splits.items() if isinstance(data, Dataset)}
+    for split, indices in labels.items():
+        require_labels(np.count_nonzero((indices < 0) | (indices >= len(names))), split)
+    return splits, names, [*lines, *_untrained(labels, names)]
+
+
+def _untrained(labels: dict[str, np.ndarray], names: list[str]) -> list[str]:
+    """A line for classes that are evaluated on and, though the data name them, not trained on."""
+    if len(labels) < 2:
+        return []
+    alone = np.setdiff1d(labels["evaluation"], labels["train"])
+    if len(alone) == 0:
+        return []
+    return [f"no image to train on is of {names_of(names[i] for i in alone)}, which images to evaluate on are of"]
 
 
 def _require_same_names(names: list[str], others: list[str], split: str) -> None:
@@ -95,14 +114,10 @@ def _values(splits: dict[str, AnyDataset]) -> list[Any]:
     if any(isinstance(data, IterableDataset) for data in splits.values()):
         raise UsageError("streamed data need labels of the type ClassLabel, since their names are not known otherwise.")
     found = {name: set(data.unique("label")) for name, data in splits.items()}
-    every = set().union(*found.values())
-    if not all(isinstance(value, str) for value in every) and not all(isinstance(value, int) for value in every):
-        kinds = ", ".join(sorted({type(value).__name__ for value in every}))
-        raise UsageError(f"labels must be all names or all integers, got {kinds}.")
-    unknown = sorted(every - found.get("train", every))
-    if unknown:
-        raise UsageError(f"the class {unknown[0]!r} is in the evaluation data, but not in the training data.")
-    return sorted(every)
+    for name, data in splits.items():
+        if any(map(is_missing, found[name])):
+            require_labels(sum(map(is_missing, data["label"])), name)
+    return class_values(found)
 
 
 def _encoded(data: Dataset, values: list[Any]) -> Dataset:
@@ -110,15 +125,6 @@ def _encoded(data: Dataset, values: list[Any]) -> Dataset:
     labels = [index[value] for value in data["label"]]
     column = ClassLabel(names=[str(value) for value in values])
     return data.remove_columns("label").add_column("label", labels, feature=column)
-
-
-def _require_labels(labels: np.ndarray, num_labels: int, split: str) -> None:
-    without = np.count_nonzero((labels < 0) | (labels >= num_labels))
-    if without:
-        raise UsageError(
-            f"{without} images of the {split} data have no label: choose a split that has labels, for example with"
-            " --validation_split_name."
-        )
 
 
 def stratified_split(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
@@ -145,11 +151,15 @@ def stratified_split(data: Dataset, share: float, seed: int) -> tuple[Dataset, D
 
 
 def random_part(data: AnyDataset, size: int | None, seed: int) -> AnyDataset:
-    """At most `size` rows, drawn at random but in their order; of a stream, the first; all where it is None."""
+    """At most `size` rows, drawn at random; all where it is None.
+
+    They stay in their order. A stream has them in the order in which they are drawn from a buffer of `SHUFFLE_BUFFER`
+    rows, which are read at once.
+    """
     if size is None:
         return data
     if isinstance(data, IterableDataset):
-        part = data.take(size)
+        part = data.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(size)
         # the record of its source is of all rows
         part.info.splits = None
         return part

@@ -12,6 +12,7 @@ from torch.utils.data import default_collate, get_worker_info
 from transformers import BaseImageProcessor
 
 from ..errors import UsageError
+from ..vit_cb.image_processing_vit_cb import shortened
 from .images import UnreadableImageError, read_image
 from .randomness import preserved_random_state, seed_random_generators
 
@@ -33,7 +34,7 @@ def evaluation_transform(image_processor: BaseImageProcessor) -> Transform:
 
 
 def _process(image_processor: BaseImageProcessor, image: PILImage.Image) -> torch.Tensor:
-    return image_processor(image, return_tensors="pt")["pixel_values"][0]
+    return image_processor(shortened(image, image_processor), return_tensors="pt")["pixel_values"][0]
 
 
 def blank_image() -> PILImage.Image:

@@ -11,6 +11,8 @@ from PIL import ImageOps, UnidentifiedImageError
 
 
 DECODER = Image()
+# of grey values, from the fewest: in steps of 4, so that a dark image keeps 16 of 256 levels at least
+BITS = range(8, 33, 4)
 
 
 class UnreadableImageError(ValueError):
@@ -54,20 +56,51 @@ def name_of(value: Any) -> str:
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """A PIL image of any mode as RGB with 8 bits a channel.
 
-    Grey values of 16 bits are divided by 257 (Pillow would cut them off at 255), floating-point ones are taken to be
-    from 0 to 1. Transparency is dropped, as transformers' image classification pipeline does.
+    | grey values of more than 8 bits | white is |
+    |---|---|
+    | integers, none above 255 | 255 |
+    | integers, none above 4,095, as many cameras and scanners write | 4,095 |
+    | integers of 16 bits | 65,535 |
+    | greater integers | 2^20 - 1, 2^24 - 1, 2^28 - 1 or 2^32 - 1, the first that none exceeds |
+    | floating-point numbers from 0 to 1 | 1 |
+    | other floating-point numbers | as of integers |
+    | any, with values below 0 | the greatest in the image, and black the least |
+
+    Pillow, and with it transformers' pipeline, takes 255 for white in all of them. Transparency is dropped, as
+    transformers' image classification pipeline does; of several frames the first is read.
+
+    Raises:
+        ValueError: a floating-point image has no finite value.
     """
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I"):
-        return _from_grey(np.asarray(image) / 257)
-    if image.mode == "F":
-        return _from_grey(np.asarray(image) * 255)
+    if is_of_many_bits(image.mode):
+        return _from_grey(np.asarray(image).astype(np.float32), is_float=image.mode == "F")
     if image.mode == "P":
         # a palette may hold transparent colours, which Pillow converts to RGB only by way of RGBA
         image = image.convert("RGBA")
+    if image.mode == "La":
+        image = image.convert("LA")
     return image.convert("RGB")
 
 
-def _from_grey(values: np.ndarray) -> PILImage.Image:
+def is_of_many_bits(mode: str) -> bool:
+    """Whether Pillow, on the way to RGB, cuts off what an image of this mode has above 255."""
+    return mode.startswith("I") or mode == "F"
+
+
+def _from_grey(values: np.ndarray, is_float: bool) -> PILImage.Image:
+    finite = np.isfinite(values)
+    if not finite.any():
+        raise ValueError("no pixel has a finite value")
+    low, high = values[finite].min(), values[finite].max()
+    black, white = (low, high) if low < 0 else (0, _white(high, is_float))
+    # infinite values are the brightest or the darkest, and what is no number is black
+    values = np.nan_to_num((values - black) * (255 / max(white - black, np.finfo(np.float32).tiny)), nan=0)
     return PILImage.fromarray(np.rint(np.clip(values, 0, 255)).astype(np.uint8)).convert("RGB")
+
+
+def _white(high: float, is_share: bool) -> float:
+    if is_share and high <= 1:
+        return 1
+    return next((2**bits - 1 for bits in BITS if high <= 2**bits - 1), high)

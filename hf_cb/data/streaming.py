@@ -10,13 +10,10 @@ from torch.utils.data import IterableDataset as TorchIterableDataset
 from torch.utils.data import get_worker_info
 
 from ..errors import UsageError
+from .columns import SHUFFLE_BUFFER
 from .dataset import IGNORED_LABEL, Transform, blank_image, mistaken_row
 from .images import UnreadableImageError, name_of, read_image
 from .randomness import mixed, preserved_random_state, seed_random_generators
-
-
-# images that wait to be drawn from: enough to mix classes that stand side by side in files of usual size
-SHUFFLE_BUFFER = 2048
 
 
 def count_images(data: IterableDataset) -> int:

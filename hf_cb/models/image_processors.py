@@ -11,6 +11,7 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 
 from ..errors import UsageError, one_line
 from ..vit_cb.configuration_vit_cb import ViTCBConfig, as_pair
+from ..vit_cb.image_processing_vit_cb import shortened
 from .loaded import LOADING_ERRORS
 
 
@@ -53,7 +54,7 @@ class PixelScale:
         return low + (high - low) * pictures
 
     def _process(self, image: PILImage.Image) -> Tensor:
-        return self.image_processor(image, return_tensors="pt")["pixel_values"][0]
+        return self.image_processor(shortened(image, self.image_processor), return_tensors="pt")["pixel_values"][0]
 
     def _to_levels(self, pixel_values: Tensor) -> Tensor:
         low, high = self.low.view(3, 1, 1), self.high.view(3, 1, 1)

@@ -17,7 +17,7 @@ from helpers import tiny_config
 
 PACKAGE = Path(hf_cb.__file__).parent
 TOP = PACKAGE.parent
-ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+ROOMS = sorted(path.parent for path in PACKAGE.glob("*/**/__init__.py"))
 # they hand on the names that the documentation publishes
 FACES = {"analysis", "conversion", "hub"}
 MOST_LINES = 60
