@@ -395,7 +395,7 @@ BAD_FLAGS = {
     "no models": (["--model_name_or_path"], "at least one model"),
     "a model twice": (["--model_name_or_path", "{vit}", "{vit}"], "twice"),
     "a folder that is not there": (["--model_name_or_path", "no/such/folder"], "no/such/folder"),
-    "no images": (["--max_eval_samples", "0"], "max_samples"),
+    "no images": (["--max_eval_samples", "0"], "max_eval_samples"),
     "an empty batch": (["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size"),
     "fewer examples than none": (["--num_examples", "-1"], "num_examples"),
     "an unknown flag": (["--max_images", "3"], "--max_images"),

@@ -33,7 +33,7 @@ MISTAKES = {
     "streamed digits": ("--streaming", "`streaming`"),
     "a stream without a split": ("--train_dir PHOTOS --streaming", "--validation_dir"),
     "a stream repeated": (
-        "--train_dir PHOTOS --validation_dir PHOTOS --streaming --repeated_augmentation 3",
+        "--train_dir PHOTOS --validation_dir OTHERS --streaming --repeated_augmentation 3",
         "`repeated_augmentation`",
     ),
     "an odd batch mixed": ("--mixup 0.8 --per_device_train_batch_size 5", "must be even, got 5"),
@@ -79,8 +79,14 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
     inputs = tmp_path_factory.mktemp("inputs")
     if "PHOTOS" in flags:
         photo_folder(inputs / "photos", 4)
+        photo_folder(inputs / "others", 2, seed=1)
     (inputs / "text").write_text("no TOML, no image")
-    words = flags.replace("PHOTOS", str(inputs / "photos")).replace("FILE", str(inputs / "text")).split()
+    words = (
+        flags.replace("OTHERS", str(inputs / "others"))
+        .replace("PHOTOS", str(inputs / "photos"))
+        .replace("FILE", str(inputs / "text"))
+        .split()
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
         run(train_script.main, ["--disable_tqdm", "--num_train_epochs", "1", *words])
