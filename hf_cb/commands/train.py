@@ -147,5 +147,5 @@ def describe(
 ) -> None:
     """Results, curves and card."""
     write_json(folder / "all_results.json", results)
-    save_training_curves(results["history"], folder / "training_curves.png")
+    save_training_curves(results["history"], folder / "training_curves.png", name)
     render_card(config, results, data, command, name).save(folder / "README.md")

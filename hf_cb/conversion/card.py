@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
-from ..reports.card_blocks import TEMPLATES, render_template
+from ..reports.card_blocks import TEMPLATES, portable_command, render_template
 from ..reports.cards import architecture_of, card_text_of, tags_of, techniques_of
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
@@ -115,7 +115,7 @@ def render_conversion_card(
         conversion=conversion,
         publication=publication,
         dtype=str(config.dtype).removeprefix("torch."),
-        command=command,
+        command=command and portable_command(command),
     )
 
 

@@ -60,8 +60,8 @@ def read_folders(request: FolderRequest) -> FolderImages:
     metadata = {purpose: read_metadata(root, request.label_column) for purpose, root in trees.items()}
     if request.label_column not in (None, "label") and not any(found.labels for found in metadata.values()):
         raise UsageError(
-            f"`label_column_name` {request.label_column!r} is a column of a table, and no table beside the images has it: leave"
-            " it out, and the folders' names are the labels."
+            f"`label_column_name` {request.label_column!r} is a column of a table, and no table beside the images has"
+            " it: leave it out, and the folders' names are the labels."
         )
     parts = [
         part
