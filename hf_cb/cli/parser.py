@@ -147,7 +147,7 @@ def command_line(script: str, arguments: Sequence[str] | None) -> str:
         arguments: those that its `main` got; None for the process' own.
     """
     words = [_without_place(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    started = ["python", f"scripts/{script}"] if program().endswith(".py") else program().split()
+    started = program().split() if program().startswith("hf-cb ") else ["python", f"scripts/{script}"]
     return shlex.join([*started, *words])
 
 
