@@ -16,7 +16,8 @@ from ..reports.cards import techniques_of
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
 from .card import Conversion, render_conversion_card
-from .files import Checkpoint, CheckpointError, read_checkpoint
+from .checkpoint import Checkpoint, CheckpointError
+from .files import read_checkpoint
 from .plan import Plan, is_swin, plan_model
 from .preprocessing import DEIT_PREPROCESSING, GOOGLE_PREPROCESSING, Preprocessing
 from .timm_models import IMAGENET_CLASSES, imagenet_labels, load_timm_model, preprocessing_of

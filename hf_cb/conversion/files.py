@@ -1,76 +1,27 @@
 """Checkpoints are somebody's files: read without running anything in them, and refused by name where they are bad."""
 
-import argparse
-import pickletools
 import re
-import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import UsageError
+from .checkpoint import Checkpoint, CheckpointError, quoted
+from .pickles import load_pickle, refuse_what_it_asks_for
 
 
 # the published training scripts' entry for the weights and for their moving average, then timm's
 CONTAINERS = (("model", "model_ema"), ("state_dict", "state_dict_ema"))
-PREFIX_OF_DATA_PARALLEL = "module."
-
-# what the published scripts store in a pickle: tensors, state dicts and their arguments
-STORED_GLOBALS = re.compile(
-    r"argparse\.Namespace|collections\.OrderedDict|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
-    r"|torch\.(cuda\.)?\w+Storage"
-)
-# torch's format before 1.6: the pickles of magic number, version, platform, contents and storage keys
-PICKLES_OF_A_LEGACY_FILE = 5
 
 # a file whose tensors claim more than this many times its size is made to exhaust the memory
 MAX_EXPANSION = 10
 SMALL_ENOUGH = 64 * 2**20
-
-
-class CheckpointError(UsageError, ValueError):
-    """A checkpoint that cannot be converted: one sentence that names the file and the first culprit."""
-
-
-@dataclass
-class Checkpoint:
-    """The tensors of a checkpoint.
-
-    Args:
-        source: the file, or what stands for it in messages.
-        tensors: by name, without the prefix.
-        prefix: what all names in the file begin with, "module." or nothing.
-        entry: which entry of a training script's checkpoint this is, or nothing.
-        left_out: the file's other entries.
-    """
-
-    source: str
-    tensors: dict[str, Tensor]
-    prefix: str = ""
-    entry: str = ""
-    left_out: list[str] = field(default_factory=list)
-
-    def named(self, name: str) -> str:
-        """A tensor's name as it stands in the file, in quotes."""
-        return quoted(self.prefix + name)
-
-    def error(self, sentence: str) -> CheckpointError:
-        """An error that names the file."""
-        return CheckpointError(f"{self.source}: {sentence}")
-
-
-def quoted(name: object) -> str:
-    """Somebody's text in quotes, on one line and not too long for it."""
-    text = repr(name)
-    return text if len(text) <= 120 else f"{text[:100]}...{text[-10:]}"
 
 
 def read_checkpoint(path: str | Path, use_ema: bool = False) -> Checkpoint:
@@ -97,7 +48,8 @@ def read_checkpoint(path: str | Path, use_ema: bool = False) -> Checkpoint:
         raise CheckpointError(f"{path}: `use_ema` needs an entry `model_ema`, and the file has no entries.")
     checkpoint = _select(str(path), content, use_ema)
     _check_tensors(checkpoint, path.stat().st_size)
-    return _without_prefix(checkpoint)
+    checkpoint.unwrap()
+    return checkpoint
 
 
 @contextmanager
@@ -121,22 +73,13 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return _read_safetensors(path)
     if start.startswith(b"\x80"):
-        return _read_legacy_pickle(path)
-    _check_globals(path, _globals_without_a_header(path))
+        return load_pickle(path, mmap=False)
+    # a pickle of the oldest protocol begins like any text
+    refuse_what_it_asks_for(path)
     raise CheckpointError(
         f"{path}: is no checkpoint: it must be written by torch.save, safetensors or numpy.savez"
         f"{', and is empty' if not start else ''}."
     )
-
-
-def _globals_without_a_header(path: Path) -> list[str]:
-    """What a file asks for if it is a pickle of the oldest protocol, which begins like any text."""
-    with path.open("rb") as file:
-        try:
-            return list(globals_in_pickle(file))
-        except Exception:
-            # no pickle at all
-            return []
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -155,13 +98,10 @@ def _read_zip(path: Path) -> Any:
             return _read_npz(path)
         if any(record.compress_type != zipfile.ZIP_STORED for record in records):
             raise CheckpointError(f"{path}: its records are compressed, which torch.save never does.")
-        for record in pickles:
-            with archive.open(record) as file:
-                _check_globals(path, globals_in_pickle(file))
         damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: is damaged: the record {quoted(damaged)} fails its checksum.")
-    return _load(path, mmap=True)
+    return load_pickle(path, mmap=True)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -173,54 +113,6 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             except (TypeError, ValueError) as error:
                 raise CheckpointError(f"{path}: the array {quoted(name)} cannot be read: {error}.") from error
     return tensors
-
-
-def _read_legacy_pickle(path: Path) -> Any:
-    with path.open("rb") as file:
-        for _ in range(PICKLES_OF_A_LEGACY_FILE):
-            _check_globals(path, globals_in_pickle(file))
-    return _load(path, mmap=False)
-
-
-def _load(path: Path, mmap: bool) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-        # torch warns of what it then refuses
-        warnings.simplefilter("ignore")
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def globals_in_pickle(file: BinaryIO) -> Iterator[str]:
-    """What a pickle asks for, as dotted names; nothing is imported or executed.
-
-    Args:
-        file: open at the pickle's start; read to its end.
-    """
-    # protocol 4 takes names from the stack; the memo is where it keeps those that it needs again
-    strings, memo, last = [], {}, None
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name in ("GLOBAL", "INST"):
-            yield argument.replace(" ", ".")
-        elif opcode.name == "STACK_GLOBAL":
-            yield ".".join(strings[-2:])
-        if opcode.name in ("MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT"):
-            memo[len(memo) if argument is None else argument] = last
-            continue
-        last = memo.get(argument) if opcode.name in ("GET", "BINGET", "LONG_BINGET") else argument
-        strings += [last] if isinstance(last, str) else []
-
-
-def _check_globals(path: Path, names: Iterable[str]) -> None:
-    strange = []
-    try:
-        strange += (name for name in names if not STORED_GLOBALS.fullmatch(name))
-    finally:
-        # also where the pickle turned out to be damaged further on
-        if strange:
-            names = ", ".join(map(quoted, [*dict.fromkeys(strange)][:5]))
-            raise CheckpointError(
-                f"{path}: its pickle asks for {names}, which a checkpoint has no need of; refused, and nothing in it"
-                " was executed."
-            )
 
 
 def _check_size(path: object, claimed: int, actual: int) -> None:
@@ -254,18 +146,9 @@ def _check_tensors(checkpoint: Checkpoint, file_size: int) -> None:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise checkpoint.error(f"{where} is no state dict: {quoted(name)} is {type(tensor).__name__}, no tensor.")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
             raise checkpoint.error(
-                f"the tensor {quoted(name)} is sparse, quantised or empty; it must hold plain numbers."
+                f"the tensor {quoted(name)} is sparse, nested, quantised or empty; it must hold plain numbers."
             )
     _check_size(checkpoint.source, sum(tensor.nbytes for tensor in tensors.values()), file_size)
     checkpoint.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def _without_prefix(checkpoint: Checkpoint) -> Checkpoint:
-    while all(name.startswith(PREFIX_OF_DATA_PARALLEL) for name in checkpoint.tensors):
-        checkpoint.tensors = {
-            name.removeprefix(PREFIX_OF_DATA_PARALLEL): tensor for name, tensor in checkpoint.tensors.items()
-        }
-        checkpoint.prefix += PREFIX_OF_DATA_PARALLEL
-    return checkpoint

@@ -18,8 +18,8 @@ from ..techniques.apply import apply_techniques
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .checkpoint import Checkpoint
 from .checks import first_match
-from .files import Checkpoint
 from .layouts import CANNOT_HOLD, DISTILLED, Row
 from .swin import OF_SWIN, read_swin
 from .vit import layout_of, read_vit

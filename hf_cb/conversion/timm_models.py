@@ -9,7 +9,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 
 from ..errors import UsageError, one_line
-from .files import CheckpointError, quoted
+from .checkpoint import CheckpointError, quoted
 from .preprocessing import Preprocessing
 
 

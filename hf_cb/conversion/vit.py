@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from .checkpoint import Checkpoint
 from .checks import check_names, check_shapes, first_match, read_sizes, techniques_in
-from .files import Checkpoint
 from .layouts import CANNOT_HOLD, DISTILLED, GOOGLE, HUGGING_FACE_VIT, OF_DISTILLED, TIMM, Layout, Row
 
 

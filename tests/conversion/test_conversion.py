@@ -20,8 +20,8 @@ from checkpoints import GOLDENS, SMALL, golden, save, timm_vit, to_google, with_
 from helpers import tiny_config, tiny_vit_config
 from hf_cb import ViTCBConfig, ViTCBForImageClassification
 from hf_cb.cli.parser import run
+from hf_cb.conversion.checkpoint import CheckpointError
 from hf_cb.conversion.convert import convert_checkpoint, to_timm_state_dict
-from hf_cb.conversion.files import CheckpointError
 from hf_cb.errors import UsageError
 
 
