@@ -26,7 +26,7 @@ from .vit import layout_of, read_vit
 
 
 @dataclass(frozen=True)
-class Plan:
+class Blueprint:
     """What a checkpoint becomes.
 
     Args:
@@ -69,12 +69,12 @@ class Plan:
 PUBLISHED_GAIN, PUBLISHED_GAIN_OF_SWIN = 2, 1
 
 
-def plan_model(
+def read_blueprint(
     checkpoint: Checkpoint,
     num_attention_heads: int | None,
     context_broadcast: str | None,
     layer_norm_eps: float,
-) -> Plan:
+) -> Blueprint:
     """Everything that the tensors determine.
 
     Args:
@@ -98,7 +98,7 @@ def plan_model(
     try:
         techniques = TechniqueConfig(context_broadcast=context_broadcast, **read.techniques)
         own = techniques.to_dict() if config_class is ViTCBConfig else {}
-        return Plan(model_class, config_class(**read.fields, **own), techniques, read.rows, gain)
+        return Blueprint(model_class, config_class(**read.fields, **own), techniques, read.rows, gain)
     except (ValueError, StrictDataclassError) as error:
         raise checkpoint.error(" ".join(str(error).split())) from error
 
