@@ -20,7 +20,7 @@ class NumpyValue:
     """Stands for a number or an array of numpy's beside the weights, whose pickle calls this and nothing of numpy."""
 
     def __init__(self, *parts: Any):
-        # a pickle's words to numpy: those of a damaged or hostile file would be followed as well
+        # what numpy would make of a few bytes has no bounds: a number of 2 GB, say
         pass
 
     def __setstate__(self, state: Any) -> None:
