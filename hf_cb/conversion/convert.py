@@ -15,10 +15,10 @@ from ..errors import UsageError
 from ..reports.cards import techniques_of
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
-from .blueprint import Blueprint, is_swin, read_blueprint
 from .card import Conversion, render_conversion_card
 from .checkpoint import Checkpoint, CheckpointError
 from .files import read_checkpoint
+from .plan import ConversionPlan, is_swin, plan_model
 from .preprocessing import DEIT_PREPROCESSING, GOOGLE_PREPROCESSING, Preprocessing
 from .timm_models import IMAGENET_CLASSES, imagenet_labels, load_timm_model, preprocessing_of
 from .vit import LAYER_NORM_EPS, is_google, read_weights, timm_rows
@@ -70,14 +70,14 @@ def convert_checkpoint(
         raise UsageError(f"`output_dir` {str(output_dir)!r} must be another folder: {checkpoint} would be replaced.")
     source, reference = _read_source(checkpoint, timm_model, use_ema)
     preprocessing = _preprocessing(source, reference)
-    blueprint = _blueprint(source, reference, num_attention_heads, context_broadcast)
-    if featscale_gain is not None and not blueprint.techniques.feat_scale:
+    plan = _plan_conversion(source, reference, num_attention_heads, context_broadcast)
+    if featscale_gain is not None and not plan.techniques.feat_scale:
         raise UsageError("`featscale_gain` is given, and the checkpoint has no FeatScale: leave it out.")
-    gain = (featscale_gain or blueprint.default_gain) if blueprint.techniques.feat_scale else None
-    model = blueprint.build(read_weights(source, blueprint.rows, gain or 1))
+    gain = (featscale_gain or plan.default_gain) if plan.techniques.feat_scale else None
+    model = plan.build(read_weights(source, plan.rows, gain or 1))
     conversion = Conversion(
         config=model.config,
-        techniques=blueprint.techniques,
+        techniques=plan.techniques,
         source=source.source if checkpoint is None else Path(checkpoint).name,
         sha256=None if checkpoint is None else _sha256(checkpoint),
         entry=source.entry,
@@ -173,9 +173,9 @@ def _preprocessing(source: Checkpoint, reference: nn.Module | None) -> Preproces
     return GOOGLE_PREPROCESSING if is_google(source) else DEIT_PREPROCESSING
 
 
-def _blueprint(
+def _plan_conversion(
     source: Checkpoint, reference: nn.Module | None, num_attention_heads: int | None, context_broadcast: str | None
-) -> Blueprint:
+) -> ConversionPlan:
     if is_swin(source) and (num_attention_heads is not None or reference is not None):
         name = "num_attention_heads" if reference is None else "timm_model"
         raise UsageError(f"`{name}` does not go with a Swin, whose tensors tell everything: leave it out.")
@@ -187,14 +187,14 @@ def _blueprint(
             raise source.error(
                 f"`num_attention_heads` {num_attention_heads} contradicts timm's model, which has {heads}."
             )
-    blueprint = read_blueprint(source, heads, context_broadcast, eps)
-    config = blueprint.config
+    plan = plan_model(source, heads, context_broadcast, eps)
+    config = plan.config
     if reference is not None and config.num_hidden_layers != len(reference.blocks):
         raise source.error(f"has {config.num_hidden_layers} blocks, and timm's model {len(reference.blocks)}.")
     if config.num_labels == IMAGENET_CLASSES:
         labels = imagenet_labels()
         config.id2label, config.label2id = labels, {name: index for index, name in labels.items()}
-    return blueprint
+    return plan
 
 
 def _check_like(source: Checkpoint, reference: nn.Module) -> None:

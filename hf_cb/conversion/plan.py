@@ -26,7 +26,7 @@ from .vit import layout_of, read_vit
 
 
 @dataclass(frozen=True)
-class Blueprint:
+class ConversionPlan:
     """What a checkpoint becomes.
 
     Args:
@@ -69,12 +69,12 @@ class Blueprint:
 PUBLISHED_GAIN, PUBLISHED_GAIN_OF_SWIN = 2, 1
 
 
-def read_blueprint(
+def plan_model(
     checkpoint: Checkpoint,
     num_attention_heads: int | None,
     context_broadcast: str | None,
     layer_norm_eps: float,
-) -> Blueprint:
+) -> ConversionPlan:
     """Everything that the tensors determine.
 
     Args:
@@ -98,7 +98,7 @@ def read_blueprint(
     try:
         techniques = TechniqueConfig(context_broadcast=context_broadcast, **read.techniques)
         own = techniques.to_dict() if config_class is ViTCBConfig else {}
-        return Blueprint(model_class, config_class(**read.fields, **own), techniques, read.rows, gain)
+        return ConversionPlan(model_class, config_class(**read.fields, **own), techniques, read.rows, gain)
     except (ValueError, StrictDataclassError) as error:
         raise checkpoint.error(" ".join(str(error).split())) from error
 
