@@ -1,6 +1,5 @@
 """Arguments of fine-tuning: transformers' own with defaults for images, the model's and the augmentation's."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..cli.flags import Checked, HfArg, ThreadArguments
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.lora import TARGET_MODULES
+from .checkpoints import check_readable, is_whole, whole_checkpoints
 
 
 LATEST = "latest"
@@ -137,7 +137,8 @@ def find_checkpoint(arguments: FineTuningArguments) -> str | None:
     """The checkpoint to go on from; None to start from the beginning, as where the latest was asked for and none is.
 
     Raises:
-        UsageError: what was asked for is no checkpoint that was written whole, or nothing is to be trained.
+        UsageError: what was asked for is no checkpoint that was written whole, or is damaged, or nothing is to be
+            trained.
     """
     asked = arguments.resume_from_checkpoint
     if asked is None or asked.lower() == "false":
@@ -145,20 +146,14 @@ def find_checkpoint(arguments: FineTuningArguments) -> str | None:
     if not arguments.do_train:
         raise UsageError("`resume_from_checkpoint` is for training: give --do_train too.")
     if asked.lower() in (LATEST, "true"):
-        whole = [folder for folder in Path(arguments.output_dir).glob("checkpoint-*") if _is_whole(folder)]
-        return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
-    if not _is_whole(Path(asked)):
+        found = whole_checkpoints(Path(arguments.output_dir))
+        if not found:
+            return None
+        asked = str(found[-1])
+    if not is_whole(Path(asked)):
         raise UsageError(f"`resume_from_checkpoint` must name a checkpoint that Trainer saved whole, got {asked!r}.")
+    check_readable(Path(asked))
     return asked
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether Trainer came to the end of writing it: its own state is the last file."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _probability(text: str) -> float | None:

@@ -8,10 +8,10 @@ writes them anew after a template has changed.
 import json
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from hf_cb import ViTCBConfig
-from hf_cb.conversion.card import Conversion, Publication, render_conversion_card
+from hf_cb.conversion.card import Conversion, render_conversion_card
 from hf_cb.conversion.preprocessing import DEIT_PREPROCESSING
 from hf_cb.data.digits import DIGITS
 from hf_cb.reports.card_blocks import results_block
@@ -36,6 +36,8 @@ Test accuracy over seeds 0 to 4, beside the plain ViT of the same size (`--conte
 At this size the two do not differ beyond chance (n = 5 each). The recipe was chosen with a view of this test split, for
 the ViT-CB alone."""
 
+REPO_ID = "peihaowang/vit-anti-oversmoothing"
+UNKNOWN = "Those of the original, and so is its licence; nothing was trained or measured here."
 CODE = "https://github.com/VITA-Group/ViT-Anti-Oversmoothing"
 TRAINING = """\
 Trained by the paper's authors on ImageNet-1k; nothing was trained here. [Their code]({code}) gives this command:
@@ -89,16 +91,23 @@ def published(name: str, port: int, **technique: bool) -> ModelCard:
         featscale_gain=2 if config.feat_scale else None,
         preprocessing=DEIT_PREPROCESSING.describe(224),
     )
-    publication = Publication(
-        url="https://huggingface.co/peihaowang/vit-anti-oversmoothing",
-        license="mit",
-        repo_id="peihaowang/vit-anti-oversmoothing",
-        dataset="ILSVRC/imagenet-1k",
-        training=TRAINING.format(code=CODE, port=port, name=name),
-        results=RESULTS.format(more=FACTOR if config.feat_scale else ""),
-    )
     command = f"python scripts/convert_checkpoint.py --checkpoint {name}.pth --output_dir outputs/{name}"
-    return render_conversion_card(conversion, command, name, publication)
+    training = TRAINING.format(code=CODE, port=port, name=name)
+    results = RESULTS.format(more=FACTOR if config.feat_scale else "")
+    return with_origin(
+        render_conversion_card(conversion, command, name), conversion.source, f"{training}\n\n{results}\n"
+    )
+
+
+def with_origin(card: ModelCard, source: str, told: str) -> ModelCard:
+    """A conversion's card with what its page told of the original, in place of the remark that nothing is known."""
+    # and no `base_model_relation`: the Hub's four (adapter, merge, quantized, finetune) have no conversion
+    origin = {"base_model": REPO_ID, "datasets": ["ILSVRC/imagenet-1k"], "license": "mit"}
+    text, row = card.text, f"| source | `{source}` |"
+    for there, instead in {row: f"{row}\n| published at | https://huggingface.co/{REPO_ID} |", UNKNOWN: told}.items():
+        assert text.count(there) == 1
+        text = text.replace(there, instead)
+    return ModelCard(f"---\n{ModelCardData(**{**card.data.to_dict(), **origin})}\n---\n{text}")
 
 
 def reviewed_cards() -> dict[str, ModelCard]:
