@@ -13,9 +13,11 @@ from transformers.hf_argparser import HfArg
 
 from ..errors import UsageError
 from ..reports.cards import DataDescription
-from .columns import AnyDataset, encoded_labels, random_part, stratified_split, with_image_and_label
+from .columns import encoded_labels, random_part, stratified_split, with_image_and_label
 from .digits import DIGITS, load_digits
 
+
+AnyDataset = Dataset | IterableDataset
 
 VALIDATION_SPLITS = ("validation", "valid", "val", "dev")
 FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow"}
