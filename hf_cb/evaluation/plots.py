@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..reports.figures import legend_below, marks_only, new_figure, style_of, tidy, title_of
+from ..reports.figures import legend_below, marks_only, new_figure, set_apart, style_of, tidy, title_of
 from ..reports.fonts import shown_names
 from .robustness import LEVELS
 
@@ -20,8 +21,6 @@ from .robustness import LEVELS
 MOST_NAMED_CLASSES, MOST_COUNTED_CLASSES = 40, 20
 LONGEST_CLASS_NAME = 28
 COLUMNS = 4
-# how far the models' intervals stand apart, as a share of the way from one level to the next
-APART = 0.13
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -182,13 +181,14 @@ def _draw_perturbation(panels: Sequence[Axes], rows: Rows, models: Sequence[str]
     for axes in panels[1:]:
         axes.sharex(panels[0])
     levels = sorted({row["level"] for row in rows})
-    step = min(np.diff(levels), default=1.0)
     for place, model in enumerate(models):
         mine, style = [row for row in rows if row["model"] == model], style_of(place)
-        panels[0].plot([row["level"] for row in mine], [row["accuracy"] for row in mine], **style)
+        accuracies = [row["accuracy"] for row in mine]
+        drawn = panels[0].plot([row["level"] for row in mine], accuracies, **style)
+        set_apart(panels[0], drawn, place, len(models), len(levels))
         if place and len(panels) > 1:
-            shift = APART * step * (place - len(models) / 2)
-            _draw_differences(panels[1], mine, shift, style)
+            bars = _draw_differences(panels[1], mine, style)
+            set_apart(panels[1], bars.get_children(), place, len(models), len(levels))
     for axes in panels:
         tidy(axes)
         # as many as fit without a number running into the next
@@ -197,10 +197,10 @@ def _draw_perturbation(panels: Sequence[Axes], rows: Rows, models: Sequence[str]
         panels[1].axhline(0, color="grey", linewidth=1, zorder=1)
 
 
-def _draw_differences(axes: Axes, rows: Rows, shift: float, style: Mapping[str, Any]) -> None:
-    x, y = [row["level"] + shift for row in rows], [row["difference"] for row in rows]
-    thin = {"linewidth": 1, "markersize": style["markersize"] * 0.7}
-    axes.errorbar(x, y, yerr=np.transpose([_ends(row) for row in rows]), capsize=2, **{**style, **thin})
+def _draw_differences(axes: Axes, rows: Rows, style: Mapping[str, Any]) -> ErrorbarContainer:
+    x, y = [row["level"] for row in rows], [row["difference"] for row in rows]
+    thin = {**style, "linewidth": 1, "markersize": style["markersize"] * 0.7}
+    return axes.errorbar(x, y, yerr=np.transpose([_ends(row) for row in rows]), capsize=2, **thin)
 
 
 def _share_scales(grid: np.ndarray, height: int, used: int) -> None:

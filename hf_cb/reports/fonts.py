@@ -115,13 +115,14 @@ def shown_names(names: Sequence[str], stand_ins: Iterable[str], longest: int = 4
         stand_ins: one for each, taken where a name cannot be read in a picture or two would be alike.
         longest: characters of a name.
     """
-    shown = [_shortened(unicodedata.normalize("NFC", str(name)), longest) for name in names]
+    shown = [shortened(unicodedata.normalize("NFC", str(name)), longest) for name in names]
     if len(set(shown)) < len(shown) or not all(map(is_readable, shown)):
         return list(stand_ins)
     return shown
 
 
-def _shortened(name: str, longest: int) -> str:
+def shortened(name: str, longest: int) -> str:
+    """A name of at most so many characters, with dots in its middle where there were more."""
     if len(name) <= longest:
         return name
     head = (longest - 3) // 2
