@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ..reports.figures import COLOURS, hollow, legend_below, new_figure, set_apart, tidy, title_of, whole_numbers
 from ..reports.fonts import shortened
@@ -97,7 +98,7 @@ def draw_measure(measure: Measure, lines: Sequence[Line]) -> Figure:
     entries = len(lines) + sum(line.scaled is not None for line in lines)
     heights = (3.7 + 0.2 * entries, 2.5 * rows + 0.4)
     figure = new_figure(WIDTH, sum(heights) if rows else heights[0])
-    upper, *lower = figure.subfigures(2, 1, height_ratios=heights) if rows else [figure]
+    upper, *lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat if rows else [figure]
     handles = draw_lines(upper.subplots(), lines, measure.axis)
     title = title_of(measure.title, lines[0].label) if len(lines) == 1 else measure.title
     upper.suptitle(title, fontsize="medium", fontweight="bold")
@@ -159,7 +160,8 @@ def draw_examples(examples: Examples, title: str) -> Figure:
     grid = figure.subplots(len(rows), len(layers) + 2, squeeze=False, width_ratios=[1] * (len(layers) + 1) + [1.7])
     for axes, (index, kind) in zip(grid, rows):
         is_first = kind == kinds[0]
-        _draw_maps(axes[1:-1], examples, index, kind, layers)
+        if kind is not None:
+            _draw_maps(axes[1:-1], examples.maps[kind], index, layers)
         axes[0].set_ylabel(kind or "")
         # what belongs to the image stands once, beside and above the first of its maps
         if is_first:
@@ -186,9 +188,9 @@ def _add_scale(figure: Figure, grid: np.ndarray, least: str) -> None:
     bar.set_label("attention,\neach map on its own scale", fontsize="small")
 
 
-def _draw_maps(panels: Sequence[Axes], examples: Examples, index: int, kind: str | None, layers: np.ndarray) -> None:
+def _draw_maps(panels: Sequence[Axes], maps: Tensor, index: int, layers: np.ndarray) -> None:
     for panel, layer in zip(panels, layers):
-        values = examples.maps[kind][layer, index].numpy()
+        values = maps[layer, index].numpy()
         panel.imshow(values, cmap="magma", vmin=min(values.min(), 0.0))
         panel.set(xticks=[], yticks=[])
 

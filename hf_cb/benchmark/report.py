@@ -104,15 +104,16 @@ def _draw_ratios(axes: Axes, models: dict[str, Any], baseline: str) -> None:
 def _draw_sweep(axes: Axes, sweep: dict[int, Any], models: dict[str, Any]) -> dict[str, Any]:
     """Times over the tokens, on axes of logarithms; what a legend shows, by its words."""
     numbers, names = np.array(list(map(int, sweep))), list(next(iter(sweep.values())))
-    handles = {}
-    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="forward pass, ms (median and range)")
-    for place, name in enumerate(names):
+    handles, drawn = {}, []
+    for name in names:
         forward = [measured[name]["forward"] for measured in sweep.values()]
         median, shortest, longest = (np.array([1e3 * of[key] for of in forward]) for key in ("median", "min", "max"))
         style, bars = style_of_variant(name), {"yerr": (median - shortest, longest - median), "elinewidth": 1.2}
-        drawn = axes.errorbar(numbers, median, capsize=3, **bars, **style)
-        set_apart(axes, drawn.get_children(), place, len(names), len(numbers))
+        drawn.append(axes.errorbar(numbers, median, capsize=3, **bars, **style))
         handles[models[name]["label"]] = Line2D([], [], **style)
+    axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="forward pass, ms (median and range)")
+    for place, container in enumerate(drawn):
+        set_apart(axes, container.get_children(), place, len(names), len(numbers))
     plain_log_numbers(axes.yaxis)
     plain_log_numbers(axes.xaxis)
     axes.set_xticks(numbers, [f"{number:,}" for number in numbers])

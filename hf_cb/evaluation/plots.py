@@ -45,7 +45,7 @@ def draw_confusion_matrix(matrix: Tensor, label_names: Sequence[str], model: str
     Args:
         matrix: [classes, guesses], counts; a last column beyond the classes is for other guesses.
         label_names: of the classes.
-        model: its name.
+        model: what pictures call it.
     """
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
     classes = classes_in_pictures(label_names)
@@ -96,7 +96,7 @@ def draw_reliability_diagram(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         labels.append(f"{shown[name]}: calibration error {result['eval_calibration_error']:.3f}")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.03))
     axes.set_title("the area of a point is its number of images", fontsize="small")
-    what = title_of("Reliability", next(iter(models))) if len(models) == 1 else "Reliability"
+    what = title_of("Reliability", *shown.values()) if len(shown) == 1 else "Reliability"
     figure.suptitle(what, fontsize="medium", fontweight="bold")
     tidy(axes)
     legend_below(figure, handles, labels, width)
@@ -169,7 +169,9 @@ def draw_robustness_curves(rows: Rows, heading: str) -> Figure:
             panels[0].set_title(name.replace("_", " "), fontsize="medium")
         panels[-1].set_xlabel(LEVELS[rows[0]["kind"]])
     _share_scales(grid, height, len(names))
-    figure.suptitle(title_of(heading, *shown) if len(shown) == 1 else heading, fontsize="medium", fontweight="bold")
+    figure.suptitle(
+        title_of(heading, *shown.values()) if len(shown) == 1 else heading, fontsize="medium", fontweight="bold"
+    )
     if len(shown) > 1:
         handles = [Line2D([], [], **style_of(place)) for place in range(len(shown))]
         first, *others = shown.values()
@@ -177,7 +179,7 @@ def draw_robustness_curves(rows: Rows, heading: str) -> Figure:
     return figure
 
 
-def _draw_perturbation(panels: Sequence[Axes], rows: Rows, models: Sequence[str]) -> None:
+def _draw_perturbation(panels: np.ndarray, rows: Rows, models: Sequence[str]) -> None:
     for axes in panels[1:]:
         axes.sharex(panels[0])
     levels = sorted({row["level"] for row in rows})

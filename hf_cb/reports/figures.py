@@ -14,7 +14,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from .fonts import families_for, shown_names
+from .fonts import beyond_usual_fonts, families_for, shown_names
 
 
 # Okabe and Ito's, which the colour-blind can tell apart, from dark to light; yellow is left out for its faintness
@@ -154,11 +154,13 @@ def save(figure: Figure, file: Path, **options: Any) -> None:
 def make_readable(figure: Figure) -> None:
     """Fonts for all characters of a figure's texts, which are taken as they stand, dollars included."""
     texts = figure.findobj(Text)
-    families = families_for("".join(text.get_text() for text in texts))
+    foreign = beyond_usual_fonts("".join(text.get_text() for text in texts))
     for text in texts:
         text.set_parse_math(False)
-        if families and len(families) > 1:
-            text.set_fontfamily(families)
+        if foreign & set(text.get_text()):
+            text.set_fontfamily(families_for(text.get_text()) or text.get_fontfamily())
+            # most fonts of other scripts have no other weight
+            text.set_fontweight("normal")
 
 
 def draw_training_curves(history: Sequence[dict[str, Any]], name: str = "") -> Figure:

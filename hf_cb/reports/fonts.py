@@ -55,10 +55,7 @@ def families_for(text: str) -> list[str] | None:
     Args:
         text: in any script.
     """
-    families = list(rcParams["font.family"])
-    missing = {character for character in text if not character.isspace()}
-    for name in families:
-        missing = _left_by(font_manager.findfont(font_manager.FontProperties(family=[name])), missing)
+    families, missing = list(rcParams["font.family"]), beyond_usual_fonts(text)
     for name, file in _installed() if missing else ():
         if not missing:
             break
@@ -67,6 +64,14 @@ def families_for(text: str) -> list[str] | None:
             families.append(name)
             missing = left
     return None if missing else families
+
+
+def beyond_usual_fonts(text: str) -> set[str]:
+    """The characters of a text that the fonts in use lack."""
+    missing = {character for character in text if not character.isspace()}
+    for name in rcParams["font.family"]:
+        missing = _left_by(font_manager.findfont(font_manager.FontProperties(family=[name])), missing)
+    return missing
 
 
 def _installed() -> list[tuple[str, str]]:

@@ -133,10 +133,12 @@ def test_a_letter_that_the_usual_font_lacks_is_looked_for_in_the_others():
     assert others and [usual] == families_for("a")
     assert families_for(f"a{NOWHERE}") is None
     figure = lines_at([1, 2], [style_of(0)])
-    figure.axes[0].set_title(f"an {SCRIPT_G}")
+    figure.axes[0].set_title(f"an {SCRIPT_G}", fontweight="bold")
     # a warning, which is an error there, would say that a glyph is missing
     check(figure)
-    assert figure.axes[0].title.get_fontfamily() == [usual, *others]
+    title, label = figure.axes[0].title, figure.axes[0].xaxis.label
+    assert (title.get_fontfamily(), title.get_fontweight()) == ([usual, *others], "normal")
+    assert label.get_fontfamily() == [usual]
 
 
 def test_fonts_that_are_preferred_come_first_and_those_that_show_boxes_not_at_all(monkeypatch):
@@ -212,5 +214,5 @@ def test_colours_without_a_scale_and_axes_without_a_name_are_found():
 def test_a_missing_glyph_is_found():
     figure = lines_at([1, 2], [style_of(0)])
     figure.axes[0].set_title(NOWHERE)
-    with pytest.raises(UserWarning, match="missing from font"):
+    with pytest.raises(UserWarning, match="Glyph .* missing"):
         check(figure)
