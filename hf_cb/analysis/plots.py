@@ -11,17 +11,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from torch import Tensor
 
-from ..reports.figures import COLOURS, hollow, legend_below, new_figure, tidy, title_of, whole_numbers
+from ..reports.figures import COLOURS, hollow, legend_below, new_figure, set_apart, tidy, title_of, whole_numbers
+from ..reports.fonts import shortened
 from .catalogue import Measure
 from .examples import Examples
 
 
 # a telephone shows so many inches with letters of a readable size
 WIDTH = 5.6
-PANELS_IN_A_ROW = 2
-# from one model's point to the next at the same layer, in layers, so that equal ones do not hide each other
-APART = 0.04
+PANELS_IN_A_ROW, LONGEST_PANEL_NAME = 2, 28
 # from the first layer to the last; the yellow at the end would be faint on white
 DEPTHS = ListedColormap(colormaps["viridis"](np.linspace(0, 0.87, 256)))
 # as many layers of an example as fit beside each other
@@ -61,13 +61,17 @@ def draw_lines(axes: Axes, lines: Sequence[Line], label: str) -> dict[str, Artis
         What a legend shows, by its words.
     """
     by_share = len({line.num_layers for line in lines}) > 1
-    handles = {}
-    for place, line in enumerate(lines):
-        shift, scale = APART * (place - (len(lines) - 1) / 2), line.num_layers if by_share else 1
-        handles[line.label] = _draw_line(axes, line.result, shift, scale, line.style)
+    parts = []
+    for line in lines:
+        parts.append((line.label, line, line.result, line.style))
         if line.scaled is not None:
-            name = f"{line.label}, A' (AttnScale)"
-            handles[name] = _draw_line(axes, line.scaled, shift, scale, hollow(line.style))
+            parts.append((f"{line.label}, A' (AttnScale)", line, line.scaled, hollow(line.style)))
+    handles = {}
+    for place, (name, line, result, style) in enumerate(parts):
+        x = np.array(result["layers"]) / (line.num_layers if by_share else 1)
+        drawn = _draw_line(axes, x, result, style)
+        set_apart(axes, drawn, place, len(parts), len(x))
+        handles[name] = drawn[0]
     axes.set(xlabel="share of the depth (layer / number of layers)" if by_share else "layer", ylabel=label)
     if not by_share:
         whole_numbers(axes.xaxis)
@@ -75,12 +79,10 @@ def draw_lines(axes: Axes, lines: Sequence[Line], label: str) -> dict[str, Artis
     return handles
 
 
-def _draw_line(axes: Axes, result: dict[str, Any], shift: float, scale: int, style: dict[str, Any]) -> Artist:
-    x = (np.array(result["layers"]) + shift) / scale
+def _draw_line(axes: Axes, x: np.ndarray, result: dict[str, Any], style: dict[str, Any]) -> tuple[Artist, Artist]:
     mean, std = np.array(result["mean"]), np.array([value or 0.0 for value in result["std"]])
-    (drawn,) = axes.plot(x, mean, **style)
-    axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.12, linewidth=0)
-    return drawn
+    (line,) = axes.plot(x, mean, **style)
+    return line, axes.fill_between(x, mean - std, mean + std, color=style["color"], alpha=0.12, linewidth=0)
 
 
 def draw_measure(measure: Measure, lines: Sequence[Line]) -> Figure:
@@ -96,7 +98,7 @@ def draw_measure(measure: Measure, lines: Sequence[Line]) -> Figure:
     entries = len(lines) + sum(line.scaled is not None for line in lines)
     heights = (3.7 + 0.2 * entries, 2.5 * rows + 0.4)
     figure = new_figure(WIDTH, sum(heights) if rows else heights[0])
-    upper, *lower = figure.subfigures(2, 1, height_ratios=heights) if rows else [figure]
+    upper, *lower = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat if rows else [figure]
     handles = draw_lines(upper.subplots(), lines, measure.axis)
     title = title_of(measure.title, lines[0].label) if len(lines) == 1 else measure.title
     upper.suptitle(title, fontsize="medium", fontweight="bold")
@@ -113,7 +115,8 @@ def _draw_panels(measure: Measure, panels: Sequence[Line], grid: np.ndarray, fig
     draw = _draw_curves if measure.frequencies is not None else _draw_matrix
     for axes, line in zip(used, panels):
         draw(axes, line)
-        axes.set_title(line.label, fontsize="small")
+        # no longer than its panel is wide
+        axes.set_title(shortened(line.label, LONGEST_PANEL_NAME), fontsize="small")
         axes.tick_params(labelsize="small")
     for axes in unused:
         axes.set_visible(False)
@@ -157,7 +160,8 @@ def draw_examples(examples: Examples, title: str) -> Figure:
     grid = figure.subplots(len(rows), len(layers) + 2, squeeze=False, width_ratios=[1] * (len(layers) + 1) + [1.7])
     for axes, (index, kind) in zip(grid, rows):
         is_first = kind == kinds[0]
-        _draw_maps(axes[1:-1], examples, index, kind, layers)
+        if kind is not None:
+            _draw_maps(axes[1:-1], examples.maps[kind], index, layers)
         axes[0].set_ylabel(kind or "")
         # what belongs to the image stands once, beside and above the first of its maps
         if is_first:
@@ -181,12 +185,12 @@ def _add_scale(figure: Figure, grid: np.ndarray, least: str) -> None:
     scale = ScalarMappable(Normalize(0, 1), colormaps["magma"])
     bar = figure.colorbar(scale, ax=list(grid.flat), location="left", shrink=0.6, aspect=30, ticks=[0, 1])
     bar.ax.set_yticklabels([least, "most"], fontsize="small")
-    bar.set_label("attention, each map on its own scale", fontsize="small")
+    bar.set_label("attention,\neach map on its own scale", fontsize="small")
 
 
-def _draw_maps(panels: Sequence[Axes], examples: Examples, index: int, kind: str | None, layers: np.ndarray) -> None:
+def _draw_maps(panels: Sequence[Axes], maps: Tensor, index: int, layers: np.ndarray) -> None:
     for panel, layer in zip(panels, layers):
-        values = examples.maps[kind][layer, index].numpy()
+        values = maps[layer, index].numpy()
         panel.imshow(values, cmap="magma", vmin=min(values.min(), 0.0))
         panel.set(xticks=[], yticks=[])
 

@@ -33,12 +33,14 @@ class ReportFigure:
         file: the PNG.
         caption: below it: what it shows and where it comes from.
         left_out: models that are not in it, with the reason.
+        is_wide: a narrow screen shows a part of it at a time.
     """
 
     title: str
     file: Path
     caption: str
     left_out: Mapping[str, str]
+    is_wide: bool = False
 
     @property
     def data(self) -> str:
@@ -108,6 +110,8 @@ def _draw_measure(
     band = " Lines are means over images and heads, bands one standard deviation over images."
     if measure.first_layer == 0:
         band = " Lines are means over images, bands one standard deviation over them."
+    if len(lines) > 1:
+        band += " At the same layer the models' points stand a little apart, so that equal ones are seen."
     if any(line.scaled for line in lines):
         band += (
             " Hollow points: AttnScale's A', what a layer with AttnScale does to its values, beside its softmax"
@@ -134,4 +138,4 @@ def _draw_examples(examples: Examples, label: str, file: Path) -> ReportFigure:
             " DC is the share of the tokens' energy that lies in their mean, after the layer: at 100 % all tokens are"
             f" alike (after {SCALE_PAPER})."
         )
-    return ReportFigure(f"Examples: {label}", file, caption, {})
+    return ReportFigure(f"Examples: {label}", file, caption, {}, is_wide=True)

@@ -176,12 +176,13 @@ def draw_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: M
     heights = [forest, forest, *[3.0] * len(DRAWN_MEASURES)]
     figure = new_figure(width, sum(heights) + 1)
     grid = figure.subplots(len(heights), len(depths), squeeze=False, sharey="row", height_ratios=heights)
+    handles: dict[str, Any] = {}
     for column, depth in enumerate(depths):
         rows = [row for row in summary if row["depth"] == depth]
         _draw_accuracies(grid[0, column], rows, results, list(variants))
         _draw_differences(grid[1, column], rows, list(variants))
         grid[0, column].set_title(f"{depth} layers", fontweight="bold")
-        handles = _draw_measures(grid[2:, column], layers[str(depth)], depth)
+        handles |= _draw_measures(grid[2:, column], layers[str(depth)], depth)
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
     for row in grid[:2]:
@@ -198,7 +199,7 @@ def save_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: M
     save(draw_study(results, summary, layers), file)
 
 
-def _draw_measures(panels: Sequence[Axes], found: Mapping[str, Any], depth: int) -> dict[str, Any]:
+def _draw_measures(panels: np.ndarray, found: Mapping[str, Any], depth: int) -> dict[str, Any]:
     axis_of = {measure.name: measure.axis for measure in MEASURES}
     handles: dict[str, Any] = {}
     for axes, name in zip(panels, DRAWN_MEASURES):

@@ -15,6 +15,7 @@ from ..reports.figures import (
     new_figure,
     plain_log_numbers,
     save,
+    set_apart,
     style_of_variant,
     tidy,
 )
@@ -24,8 +25,6 @@ from ..reports.tables import markdown_table
 COLUMNS = ("model", "forward, ms", "ratio (range), of best", "training step, ms", "ratio (range), of best")
 MEMORY_COLUMNS = ("memory, MiB", "ratio", "training memory, MiB", "ratio")
 KEPT_COLUMNS = ("kept for the backward pass, MiB", "ratio", "GFLOP an image")
-# from one model's point to the next at the same number of tokens
-APART = 1.02
 SWEEP_COLUMNS = ("tokens", "model", "forward, ms", "ratio (range), of best", "memory, MiB", "ratio", "GFLOP an image")
 
 
@@ -112,18 +111,17 @@ def _draw_ratios(axes: Axes, models: dict[str, Any], baseline: str) -> None:
 
 def _draw_sweep(axes: Axes, sweep: dict[int, Any], models: dict[str, Any]) -> dict[str, Any]:
     """Times over the tokens, on axes of logarithms; what a legend shows, by its words."""
-    numbers, names, handles = np.array(list(map(int, sweep))), list(next(iter(sweep.values()))), {}
-    for place, name in enumerate(names):
-        times = 1e3 * np.array(
-            [[of[name]["forward"][key] for key in ("median", "min", "max")] for of in sweep.values()]
-        )
-        median, shortest, longest = times.T
-        style = style_of_variant(name)
-        # a little apart, so that ranges do not hide each other
-        x = numbers * APART ** (place - (len(names) - 1) / 2)
-        axes.errorbar(x, median, yerr=(median - shortest, longest - median), elinewidth=1.2, capsize=3, **style)
+    numbers, names = np.array(list(map(int, sweep))), list(next(iter(sweep.values())))
+    handles, drawn = {}, []
+    for name in names:
+        forward = [measured[name]["forward"] for measured in sweep.values()]
+        median, shortest, longest = (np.array([1e3 * of[key] for of in forward]) for key in ("median", "min", "max"))
+        style, bars = style_of_variant(name), {"yerr": (median - shortest, longest - median), "elinewidth": 1.2}
+        drawn.append(axes.errorbar(numbers, median, capsize=3, **bars, **style))
         handles[models[name]["label"]] = Line2D([], [], **style)
     axes.set(xscale="log", yscale="log", xlabel="tokens", ylabel="forward pass, ms (median and range)")
+    for place, container in enumerate(drawn):
+        set_apart(axes, container.get_children(), place, len(names), len(numbers))
     plain_log_numbers(axes.yaxis)
     plain_log_numbers(axes.xaxis)
     axes.set_xticks(numbers, [f"{number:,}" for number in numbers])

@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ..reports.figures import legend_below, marks_only, new_figure, style_of, tidy, title_of
+from ..reports.figures import legend_below, marks_only, new_figure, set_apart, style_of, tidy, title_of
 from ..reports.fonts import shown_names
 from .robustness import LEVELS
 
@@ -20,8 +21,6 @@ from .robustness import LEVELS
 MOST_NAMED_CLASSES, MOST_COUNTED_CLASSES = 40, 20
 LONGEST_CLASS_NAME = 28
 COLUMNS = 4
-# how far the models' intervals stand apart, as a share of the way from one level to the next
-APART = 0.13
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -46,7 +45,7 @@ def draw_confusion_matrix(matrix: Tensor, label_names: Sequence[str], model: str
     Args:
         matrix: [classes, guesses], counts; a last column beyond the classes is for other guesses.
         label_names: of the classes.
-        model: its name.
+        model: what pictures call it.
     """
     shares = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
     classes = classes_in_pictures(label_names)
@@ -97,7 +96,7 @@ def draw_reliability_diagram(models: Mapping[str, Mapping[str, Any]]) -> Figure:
         labels.append(f"{shown[name]}: calibration error {result['eval_calibration_error']:.3f}")
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.03))
     axes.set_title("the area of a point is its number of images", fontsize="small")
-    what = title_of("Reliability", next(iter(models))) if len(models) == 1 else "Reliability"
+    what = title_of("Reliability", *shown.values()) if len(shown) == 1 else "Reliability"
     figure.suptitle(what, fontsize="medium", fontweight="bold")
     tidy(axes)
     legend_below(figure, handles, labels, width)
@@ -170,7 +169,9 @@ def draw_robustness_curves(rows: Rows, heading: str) -> Figure:
             panels[0].set_title(name.replace("_", " "), fontsize="medium")
         panels[-1].set_xlabel(LEVELS[rows[0]["kind"]])
     _share_scales(grid, height, len(names))
-    figure.suptitle(title_of(heading, *shown) if len(shown) == 1 else heading, fontsize="medium", fontweight="bold")
+    figure.suptitle(
+        title_of(heading, *shown.values()) if len(shown) == 1 else heading, fontsize="medium", fontweight="bold"
+    )
     if len(shown) > 1:
         handles = [Line2D([], [], **style_of(place)) for place in range(len(shown))]
         first, *others = shown.values()
@@ -178,17 +179,18 @@ def draw_robustness_curves(rows: Rows, heading: str) -> Figure:
     return figure
 
 
-def _draw_perturbation(panels: Sequence[Axes], rows: Rows, models: Sequence[str]) -> None:
+def _draw_perturbation(panels: np.ndarray, rows: Rows, models: Sequence[str]) -> None:
     for axes in panels[1:]:
         axes.sharex(panels[0])
     levels = sorted({row["level"] for row in rows})
-    step = min(np.diff(levels), default=1.0)
     for place, model in enumerate(models):
         mine, style = [row for row in rows if row["model"] == model], style_of(place)
-        panels[0].plot([row["level"] for row in mine], [row["accuracy"] for row in mine], **style)
+        accuracies = [row["accuracy"] for row in mine]
+        drawn = panels[0].plot([row["level"] for row in mine], accuracies, **style)
+        set_apart(panels[0], drawn, place, len(models), len(levels))
         if place and len(panels) > 1:
-            shift = APART * step * (place - len(models) / 2)
-            _draw_differences(panels[1], mine, shift, style)
+            bars = _draw_differences(panels[1], mine, style)
+            set_apart(panels[1], bars.get_children(), place, len(models), len(levels))
     for axes in panels:
         tidy(axes)
         # as many as fit without a number running into the next
@@ -197,10 +199,10 @@ def _draw_perturbation(panels: Sequence[Axes], rows: Rows, models: Sequence[str]
         panels[1].axhline(0, color="grey", linewidth=1, zorder=1)
 
 
-def _draw_differences(axes: Axes, rows: Rows, shift: float, style: Mapping[str, Any]) -> None:
-    x, y = [row["level"] + shift for row in rows], [row["difference"] for row in rows]
-    thin = {"linewidth": 1, "markersize": style["markersize"] * 0.7}
-    axes.errorbar(x, y, yerr=np.transpose([_ends(row) for row in rows]), capsize=2, **{**style, **thin})
+def _draw_differences(axes: Axes, rows: Rows, style: Mapping[str, Any]) -> ErrorbarContainer:
+    x, y = [row["level"] for row in rows], [row["difference"] for row in rows]
+    thin = {**style, "linewidth": 1, "markersize": style["markersize"] * 0.7}
+    return axes.errorbar(x, y, yerr=np.transpose([_ends(row) for row in rows]), capsize=2, **thin)
 
 
 def _share_scales(grid: np.ndarray, height: int, used: int) -> None:

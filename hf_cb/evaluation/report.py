@@ -70,7 +70,8 @@ def save_evaluation(output_dir: Path, results: Mapping[str, Any]) -> None:
 def _save_pictures(folder: Path, results: Mapping[str, Any]) -> None:
     (name, first), *others = results["models"].items()
     matrix = torch.tensor(first["confusion_matrix"])
-    save(draw_confusion_matrix(matrix, results["label_names"], name), folder / CONFUSION)
+    shown = models_in_pictures(results["models"])[name]
+    save(draw_confusion_matrix(matrix, results["label_names"], shown), folder / CONFUSION)
     save(draw_reliability_diagram(results["models"]), folder / RELIABILITY)
     of_kind = {kind: [row for row in results["robustness"] if row["kind"] == kind] for kind in HEADINGS}
     if others:

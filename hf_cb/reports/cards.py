@@ -124,7 +124,7 @@ def render_card(
         name: the folder's name.
     """
     base = results["arguments"].get("model_name_or_path")
-    if config.num_labels < FEWEST_CLASSES_FOR_TOP_5:
+    if (config.num_labels or 0) < FEWEST_CLASSES_FOR_TOP_5:
         results = {key: value for key, value in results.items() if key != "eval_top_5_accuracy"}
     return ModelCard.from_template(
         _metadata(config, results, data, name),

@@ -1,6 +1,6 @@
 """Results as figures, all in one style: colours, markers and lines of models, axes, legends, fonts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from .fonts import families_for, shown_names
+from .fonts import beyond_usual_fonts, families_for, shown_names
 
 
 # Okabe and Ito's, which the colour-blind can tell apart, from dark to light; yellow is left out for its faintness
@@ -26,6 +27,9 @@ MARKER_SIZES = (8.0, 7.4, 6.8, 6.2, 5.7, 5.3, 5.0)
 # the models that the study and the benchmark have in common, by the names of `techniques.variants`
 PLACES = {"plain": 0, "vit": 0, "cb": 1, "cb_s": 2, "attn_scale": 3, "feat_scale": 4, "all": 5, "timm": 6}
 PUBLISHED = "_published"
+
+# from one model's points to the next, in points of 1/72 inch, and for the models and levels of a panel together
+MOST_APART, ROOM = 3.0, 150.0
 
 DOTS_PER_INCH = 150
 # beyond so many points a line has markers at some of them alone
@@ -64,6 +68,23 @@ def hollow(style: dict[str, Any]) -> dict[str, Any]:
 def marks_only(style: dict[str, Any]) -> dict[str, Any]:
     """A style for points with intervals: without the line between points, and all of one weight."""
     return {**style, "linestyle": "", "linewidth": 1.5, "markersize": 7.0}
+
+
+def set_apart(axes: Axes, artists: Iterable[Artist], place: int, count: int, levels: int) -> None:
+    """Move what is drawn of a model a little to the side, so that equal values are all seen; its data stay.
+
+    Args:
+        axes: on which.
+        artists: that were drawn.
+        place: of the model.
+        count: of all models.
+        levels: so many values a model has from left to right.
+    """
+    points = min(MOST_APART, ROOM / (levels * count)) * (place - (count - 1) / 2)
+    # after the drawing, since data of another transform would not set the limits of the axes
+    axes.margins(x=0.08)
+    for artist in artists:
+        artist.set_transform(axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans))
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -133,11 +154,13 @@ def save(figure: Figure, file: Path, **options: Any) -> None:
 def make_readable(figure: Figure) -> None:
     """Fonts for all characters of a figure's texts, which are taken as they stand, dollars included."""
     texts = figure.findobj(Text)
-    families = families_for("".join(text.get_text() for text in texts))
+    foreign = beyond_usual_fonts("".join(text.get_text() for text in texts))
     for text in texts:
         text.set_parse_math(False)
-        if families and len(families) > 1:
-            text.set_fontfamily(families)
+        if foreign & set(text.get_text()):
+            text.set_fontfamily(families_for(text.get_text()) or text.get_fontfamily())
+            # most fonts of other scripts have no other weight
+            text.set_fontweight("normal")
 
 
 def draw_training_curves(history: Sequence[dict[str, Any]], name: str = "") -> Figure:

@@ -55,10 +55,7 @@ def families_for(text: str) -> list[str] | None:
     Args:
         text: in any script.
     """
-    families = list(rcParams["font.family"])
-    missing = {character for character in text if not character.isspace()}
-    for name in families:
-        missing = _left_by(font_manager.findfont(font_manager.FontProperties(family=[name])), missing)
+    families, missing = list(rcParams["font.family"]), beyond_usual_fonts(text)
     for name, file in _installed() if missing else ():
         if not missing:
             break
@@ -67,6 +64,14 @@ def families_for(text: str) -> list[str] | None:
             families.append(name)
             missing = left
     return None if missing else families
+
+
+def beyond_usual_fonts(text: str) -> set[str]:
+    """The characters of a text that the fonts in use lack."""
+    missing = {character for character in text if not character.isspace()}
+    for name in rcParams["font.family"]:
+        missing = _left_by(font_manager.findfont(font_manager.FontProperties(family=[name])), missing)
+    return missing
 
 
 def _installed() -> list[tuple[str, str]]:
@@ -115,13 +120,14 @@ def shown_names(names: Sequence[str], stand_ins: Iterable[str], longest: int = 4
         stand_ins: one for each, taken where a name cannot be read in a picture or two would be alike.
         longest: characters of a name.
     """
-    shown = [_shortened(unicodedata.normalize("NFC", str(name)), longest) for name in names]
+    shown = [shortened(unicodedata.normalize("NFC", str(name)), longest) for name in names]
     if len(set(shown)) < len(shown) or not all(map(is_readable, shown)):
         return list(stand_ins)
     return shown
 
 
-def _shortened(name: str, longest: int) -> str:
+def shortened(name: str, longest: int) -> str:
+    """A name of at most so many characters, with dots in its middle where there were more."""
     if len(name) <= longest:
         return name
     head = (longest - 3) // 2

@@ -27,6 +27,7 @@ def render_technique_card(applied: AppliedTechniques, base_name: str | None, nam
         card_data=data.to_yaml(),
         base=f"`{base_name}`" if base_name else f"a model of type `{applied.model_type}`",
         base_name=base_name or "BASE_MODEL",
+        base_is_known=is_repository,
         num_layers=applied.num_layers,
         num_scales=num_scales,
     )

@@ -23,6 +23,7 @@ from hf_cb.cli.parser import run
 from hf_cb.data.digits import load_digits
 from hf_cb.data.sources import DataArguments, load_data
 from hf_cb.errors import UsageError
+from hf_cb.reports.figures import DOTS_PER_INCH
 
 
 SIZES = {
@@ -211,6 +212,20 @@ def test_the_report_is_one_well_formed_file_that_loads_nothing(analysed):
         assert attributes.get("src", "data:").startswith("data:")
         assert attributes.get("href", "#").startswith("#")
     assert "url(" not in (folder / "report.html").read_text()
+
+
+def test_the_report_can_be_read_on_a_telephone(analysed):
+    report = (analysed[0] / "report.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in report
+    # what is broader than the screen is pushed sideways, or shrinks to it
+    assert ".wide { overflow-x: auto; }" in report and "max-width: min(100%" in report
+    assert len(re.findall(r'<div class="wide"><table', report)) == report.count("<table") == 2
+    alt = re.findall(r'<div( class="wide")?><img alt="(\w+)', report)
+    assert len(alt) == report.count("<img")
+    assert all(bool(is_wide) == (title == "Examples") for is_wide, title in alt)
+    # letters of 10 points are as high there: an inch of the picture is at least 60 of the screen's 358 pixels
+    pictures = [Image.open(file) for file in analysed[0].glob("*.png") if not file.name.startswith("examples")]
+    assert len(pictures) == len(NAMES) and max(picture.size[0] / DOTS_PER_INCH for picture in pictures) <= 358 / 60
 
 
 def test_the_report_holds_every_picture_with_its_source(analysed, paths):
