@@ -108,7 +108,8 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
         return False
     if module._forward_pre_hooks or module._backward_pre_hooks or module._backward_hooks or _has_any_global_hook():
         return False
-    return all(getattr(hook, "__module__", None) == RECORDER for hook in module._forward_hooks.values())
+    hooks = [hook for hook in module._forward_hooks.values() if getattr(hook, "__module__", None) != RECORDER]
+    return not hooks
 
 
 def is_plain_linear(module: nn.Module) -> bool:
