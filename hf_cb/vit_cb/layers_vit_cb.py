@@ -9,7 +9,7 @@ linear layer in one; elsewhere they call one module after the other. Both give t
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as torch_module
 from transformers import initialization as init
 
 from .ops_vit_cb import (
@@ -106,7 +106,11 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """
     if type(module) is not kind or "forward" in module.__dict__:
         return False
-    if module._forward_pre_hooks or module._backward_pre_hooks or module._backward_hooks or _has_any_global_hook():
+    if module._forward_pre_hooks or module._backward_pre_hooks or module._backward_hooks:
+        return False
+    if torch_module._global_forward_pre_hooks or torch_module._global_forward_hooks:
+        return False
+    if torch_module._global_backward_pre_hooks or torch_module._global_backward_hooks:
         return False
     hooks = [hook for hook in module._forward_hooks.values() if getattr(hook, "__module__", None) != RECORDER]
     return not hooks
@@ -141,12 +145,12 @@ def scaled_projection(
     """
     linear, inside = is_plain_linear(projection), {}
     if linear and is_plain(attn_scale, AttnScale):
-        inside |= {"mean_value": token_mean(value, token_mask), "omega": attn_scale.omega}
+        inside["omega"], inside["mean_value"] = attn_scale.omega, token_mean(value, token_mask)
     elif attn_scale is not None:
         output = attn_scale(output, value, token_mask)
     if linear and is_plain(feat_scale, FeatScale):
-        scales = {"dc_scale": feat_scale.dc_scale, "hc_scale": feat_scale.hc_scale}
-        inside |= {"mean_output": token_mean(output, token_mask), **scales}
+        inside["dc_scale"], inside["hc_scale"] = feat_scale.dc_scale, feat_scale.hc_scale
+        inside["mean_output"] = token_mean(output, token_mask)
         feat_scale = None
     if inside:
         tokens = project_scaled(output, projection.weight, projection.bias, **inside)
