@@ -106,14 +106,19 @@ def is_plain(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """
     if type(module) is not kind or "forward" in module.__dict__:
         return False
-    if module._forward_pre_hooks or module._backward_pre_hooks or module._backward_hooks:
+    if module._forward_pre_hooks or module._backward_pre_hooks or module._backward_hooks or _a_hook_is_on_all_modules():
         return False
-    if torch_module._global_forward_pre_hooks or torch_module._global_forward_hooks:
-        return False
-    if torch_module._global_backward_pre_hooks or torch_module._global_backward_hooks:
-        return False
-    hooks = [hook for hook in module._forward_hooks.values() if getattr(hook, "__module__", None) != RECORDER]
-    return not hooks
+    return all(getattr(hook, "__module__", None) == RECORDER for hook in module._forward_hooks.values())
+
+
+def _a_hook_is_on_all_modules() -> bool:
+    # torch 2.6 has no function for it
+    return bool(
+        torch_module._global_forward_pre_hooks
+        or torch_module._global_forward_hooks
+        or torch_module._global_backward_pre_hooks
+        or torch_module._global_backward_hooks
+    )
 
 
 def is_plain_linear(module: nn.Module) -> bool:
