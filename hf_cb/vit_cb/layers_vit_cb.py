@@ -150,12 +150,12 @@ def scaled_projection(
     """
     linear, inside = is_plain_linear(projection), {}
     if linear and is_plain(attn_scale, AttnScale):
-        inside |= {"mean_value": token_mean(value, token_mask), "omega": attn_scale.omega}
+        inside["omega"], inside["mean_value"] = attn_scale.omega, token_mean(value, token_mask)
     elif attn_scale is not None:
         output = attn_scale(output, value, token_mask)
     if linear and is_plain(feat_scale, FeatScale):
-        scales = {"dc_scale": feat_scale.dc_scale, "hc_scale": feat_scale.hc_scale}
-        inside |= {"mean_output": token_mean(output, token_mask), **scales}
+        inside["dc_scale"], inside["hc_scale"] = feat_scale.dc_scale, feat_scale.hc_scale
+        inside["mean_output"] = token_mean(output, token_mask)
         feat_scale = None
     if inside:
         tokens = project_scaled(output, projection.weight, projection.bias, **inside)

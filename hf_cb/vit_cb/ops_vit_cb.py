@@ -190,8 +190,7 @@ def project_scaled(
         with FeatScale:  p = mean z  y(p) = (1 + s) (W p' + b)         of the mean of x there is only DC
 
     No token is scaled: c is added in place, and beside z, which attention keeps anyway, nothing is kept for the
-    backward pass that grows with the tokens. W' appears in c as W' - W, so that in half precision the rounding of W'
-    falls on what the tokens differ in and not on what they share.
+    backward pass that grows with the tokens.
 
     Args:
         output: [B, N, H, d], z, as the attention kernel returns it.
@@ -208,21 +207,29 @@ def project_scaled(
     # [H * d], each head's for its columns
     column_gain = None if omega is None else omega[:, None].expand(-1, output.shape[-1]).flatten()
     scaled_weight = scale_weight(weight, column_gain, hc_scale)
-    point = mean_value if dc_scale is None else mean_output
-    constant = -F.linear(point.flatten(2), scaled_weight - weight)  # [B, 1, D], (W - W') p
     if dc_scale is None:
+        constant = _difference(mean_value, weight, mean_value, scaled_weight)  # [B, 1, D]
         return project(output.flatten(2), scaled_weight, bias).add_(constant)
-    scaled_point = point
-    if omega is not None:
-        scaled_point = scale_attention(point, mean_value, omega)  # p'
-        constant = constant + F.linear((scaled_point - point).flatten(2), weight)
+    point = mean_output if omega is None else scale_attention(mean_output, mean_value, omega)  # p'
+    constant = _difference(point, weight, mean_output, scaled_weight)
     gain = dc_scale.to(weight.dtype)
-    constant = torch.addcmul(constant, F.linear(scaled_point.flatten(2), weight), gain)
+    constant = torch.addcmul(constant, F.linear(point.flatten(2), weight), gain)
     if bias is None:
         # not in place: functorch allows that where the tokens depend on all that is added, as below on s through b
         tokens = project(output.flatten(2), scaled_weight, None)
         return tokens + constant.to(tokens.dtype)
     return project(output.flatten(2), scaled_weight, torch.addcmul(bias, bias, gain)).add_(constant)
+
+
+def _difference(point: Tensor, weight: Tensor, other_point: Tensor, other_weight: Tensor) -> Tensor:
+    """W p - W' p' for points [B, 1, H, d] and weights [D, H * d], as [B, 1, D]."""
+    if point.dtype.itemsize > 2:
+        return F.linear(point.flatten(2), weight) - F.linear(other_point.flatten(2), other_weight)
+    # in half precision not of products, for each is rounded: (W - W') p', of weights that hold W' rounded already
+    difference = F.linear(other_point.flatten(2), weight - other_weight)
+    if point is other_point:
+        return difference
+    return difference + F.linear((point - other_point).flatten(2), weight)
 
 
 def drop_path(branch: Tensor, rate: float, training: bool) -> Tensor:
