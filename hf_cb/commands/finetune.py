@@ -70,11 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError("scripts/finetune.py does not stream data: leave out --streaming, or use scripts/train.py.")
     with training.main_process_first(desc="loading the data"):
         data = load_data(data_arguments, training.seed)
+    if training.do_train and data.train is None:
+        raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
     if training.should_save:
         for line in data.lines:
             print(line)
-    if training.do_train and data.train is None:
-        raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
 
     set_seed(training.seed)
     model, image_processor = load(model_arguments, config_overrides(config_arguments), data, training)

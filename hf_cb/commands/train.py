@@ -87,8 +87,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     destination = prepare_push(given.hub, output_dir)
     accelerator = make_accelerator(loop, given.tracking, output_dir)
     data = load_on_main_first(accelerator, lambda: load_data(given.data, loop.seed))
-    for line in data.lines:
-        accelerator.print(line)
     if data.train is None:
         raise UsageError("there are no images to train on: give --train_dir, --train_file or --dataset_name.")
 
@@ -105,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training = Training(accelerator, model, image_processor, data, how, output_dir, fingerprint_of(*given), criterion)
     begin(training, checkpoint, given.checkpoints)
     plan = training.plan()
-    accelerator.print(*news, plan, sep="\n")
+    accelerator.print(*data.lines, *news, plan, sep="\n")
     results = {**training.run(), "plan": plan.to_dict(), **data.to_results(), **describe_run(*given)}
 
     state_dict = training.learner.state_dict()

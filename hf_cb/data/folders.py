@@ -58,6 +58,7 @@ def read_folders(request: FolderRequest) -> FolderImages:
     """
     told, trees = Told(), read_trees(request)
     metadata = {purpose: read_metadata(root, request.label_column) for purpose, root in trees.items()}
+    _require_column(request.label_column, metadata)
     parts = [
         part
         for purpose, root in trees.items()
@@ -75,6 +76,16 @@ def read_folders(request: FolderRequest) -> FolderImages:
     records = {part.purpose: _split_record(part, len(images[part.purpose]), first) for part in parts}
     record = DataRecord(_name_of(first), records, classes.names, told.notes, told.left_out)
     return FolderImages(splits, classes.names, record)
+
+
+def _require_column(name: str | None, metadata: Mapping[str, Metadata]) -> None:
+    """Refuse a column that no metadata have; `label` is what the classes of folders are called in a table."""
+    columns = [found.column for found in metadata.values() if found.column is not None]
+    if name not in (None, "label", *columns):
+        raise UsageError(
+            f"`label_column_name` must be a column of metadata.csv beside the images, or left out, got {name!r}: labels"
+            " are the names of folders otherwise."
+        )
 
 
 def _name_of(root: Folder) -> str:
