@@ -12,6 +12,7 @@ from .arguments import DataArguments
 from .columns import (
     SHUFFLE_BUFFER,
     AnyDataset,
+    as_stream,
     encoded_labels,
     features_of,
     found_columns,
@@ -22,7 +23,7 @@ from .columns import (
 from .data_record import PURPOSES, DataRecord, SplitRecord
 from .digits import DIGITS
 from .image_kinds import ImageKinds, kinds_of
-from .readers import Source, as_stream, read_source
+from .readers import Source, read_source
 from .tree import LeftOut, counted
 
 
