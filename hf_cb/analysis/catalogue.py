@@ -221,7 +221,7 @@ MEASURES = (
         axis="mean cosine of distinct tokens",
         caption=(
             "How alike the tokens of an image point, class token included: 1 is one direction for all, 0 orthogonal"
-            f" tokens. Tokens of deep Vision Transformers grow alike, which is called oversmoothing ({SCALE_PAPER})."
+            f" tokens. Tokens of deep Vision Transformers grow alike, which is called over-smoothing ({SCALE_PAPER})."
         ),
         compute=partial(_of_tokens, token_similarity),
         needs=("tokens",),

@@ -9,11 +9,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..reports.figures import save, style_of
+from ..reports.fonts import shown_names
 from ..reports.papers import SCALE_PAPER
 from ..reports.tables import short_names
 from .catalogue import MEASURES, Measure
 from .examples import Examples
-from .plots import MAX_MAPS, Line, save_examples, save_measure
+from .plots import MAX_MAPS, Line, draw_examples, draw_measure
 
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -31,12 +33,14 @@ class ReportFigure:
         file: the PNG.
         caption: below it: what it shows and where it comes from.
         left_out: models that are not in it, with the reason.
+        is_wide: a narrow screen shows a part of it at a time.
     """
 
     title: str
     file: Path
     caption: str
     left_out: Mapping[str, str]
+    is_wide: bool = False
 
     @property
     def data(self) -> str:
@@ -45,9 +49,10 @@ class ReportFigure:
 
 
 def short_labels(paths: Sequence[str]) -> dict[str, str]:
-    """Labels for figures: the models' `short_names`, the last 40 characters at most."""
-    names = dict(zip(paths, short_names(paths), strict=True))
-    return {path: name if len(name) <= MAX_LABEL else f"...{name[3 - MAX_LABEL :]}" for path, name in names.items()}
+    """Labels for figures: the models' `short_names`, the last 40 characters at most; numbers where no font has them."""
+    names = [name if len(name) <= MAX_LABEL else f"...{name[3 - MAX_LABEL :]}" for name in short_names(paths)]
+    numbers = [f"model {number}" for number in range(1, len(paths) + 1)]
+    return dict(zip(paths, shown_names(names, numbers, MAX_LABEL), strict=True))
 
 
 def write_analysis(
@@ -86,7 +91,7 @@ def lines_of(name: str, results: Mapping[str, dict[str, Any]], labels: Mapping[s
             labels[path],
             result[name],
             result["model"]["num_layers"],
-            place,
+            style_of(place),
             scaled=result.get("effective_attention", {}).get(name),
         )
         for place, (path, result) in enumerate(results.items())
@@ -101,13 +106,16 @@ def _draw_measure(
     if not lines:
         return None
     file = folder / f"{measure.name}.png"
-    save_measure(measure, lines, file)
+    save(draw_measure(measure, lines), file)
     band = " Lines are means over images and heads, bands one standard deviation over images."
     if measure.first_layer == 0:
         band = " Lines are means over images, bands one standard deviation over them."
+    if len(lines) > 1:
+        band += " At the same layer the models' points stand a little apart, so that equal ones are seen."
     if any(line.scaled for line in lines):
         band += (
-            " Dashed: AttnScale's A', what a layer with AttnScale does to its values, beside its softmax attention A."
+            " Hollow points: AttnScale's A', what a layer with AttnScale does to its values, beside its softmax"
+            " attention A."
         )
     left_out = {
         labels[path]: r["left_out"][measure.name] for path, r in results.items() if measure.name in r["left_out"]
@@ -116,7 +124,7 @@ def _draw_measure(
 
 
 def _draw_examples(examples: Examples, label: str, file: Path) -> ReportFigure:
-    save_examples(examples, label, file)
+    save(draw_examples(examples, label), file)
     caption = (
         f"What {examples.query} looks at in layers of {label}, mean over heads, brighter being more, each map on its"
         f" own scale; at most {MAX_MAPS} layers, evenly chosen."
@@ -130,4 +138,4 @@ def _draw_examples(examples: Examples, label: str, file: Path) -> ReportFigure:
             " DC is the share of the tokens' energy that lies in their mean, after the layer: at 100 % all tokens are"
             f" alike (after {SCALE_PAPER})."
         )
-    return ReportFigure(f"Examples: {label}", file, caption, {})
+    return ReportFigure(f"Examples: {label}", file, caption, {}, is_wide=True)

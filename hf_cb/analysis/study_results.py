@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from scipy import stats
 
-from ..reports.figures import new_figure, save, style_of, tidy
+from ..reports.figures import legend_below, marks_only, new_figure, save, style_of_variant, tidy
 from ..reports.tables import markdown_table
 from .catalogue import MEASURES
 from .plots import Line, draw_lines
@@ -161,59 +163,79 @@ def _last(result: Mapping[str, Any] | None) -> str:
     return "" if result is None else _plus_minus({"mean": result["mean"][-1], "std": result["std"][-1]}, 3)
 
 
-def save_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any], file: Path) -> None:
+def draw_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any]) -> Figure:
     """The study as a figure: for each depth accuracies, differences to plain, and two measures over the layers.
 
     Args:
         results: of each run.
         summary: of `summarise`.
         layers: of `mean_over_seeds`.
-        file: the PNG to write.
     """
-    depths = list(dict.fromkeys(row["depth"] for row in summary))
-    titles = {measure.name: measure for measure in MEASURES}
-    figure = new_figure(4.6 * len(depths) + 1.2, 11)
-    grid = figure.subplots(2 + len(DRAWN_MEASURES), len(depths), squeeze=False, sharey="row")
+    depths, variants = ({row[key]: None for row in summary} for key in ("depth", "variant"))
+    width, forest = 4.2 * len(depths) + 1.4, 0.9 + 0.3 * len(variants)
+    heights = [forest, forest, *[3.0] * len(DRAWN_MEASURES)]
+    figure = new_figure(width, sum(heights) + 1)
+    grid = figure.subplots(len(heights), len(depths), squeeze=False, sharey="row", height_ratios=heights)
+    handles: dict[str, Any] = {}
     for column, depth in enumerate(depths):
         rows = [row for row in summary if row["depth"] == depth]
-        _draw_accuracies(grid[0, column], rows, results)
-        _draw_differences(grid[1, column], rows)
+        _draw_accuracies(grid[0, column], rows, results, list(variants))
+        _draw_differences(grid[1, column], rows, list(variants))
         grid[0, column].set_title(f"{depth} layers", fontweight="bold")
-        for axes, name in zip(grid[2:, column], DRAWN_MEASURES):
-            found = layers[str(depth)]
-            lines = [Line(v, found[v][name], depth, place) for place, v in enumerate(found) if name in found[v]]
-            draw_lines(axes, lines, titles[name].axis)
+        handles |= _draw_measures(grid[2:, column], layers[str(depth)], depth)
     for axes in grid[:, 1:].flat:
         axes.set_ylabel("")
-    grid[2, -1].legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    save(figure, file)
+    for row in grid[:2]:
+        ends = [end for axes in row for end in axes.get_xlim()]
+        for axes in row:
+            axes.set_xlim(min(ends), max(ends))
+    figure.suptitle("Techniques compared", fontsize="large", fontweight="bold")
+    legend_below(figure, list(handles.values()), list(handles), width)
+    return figure
 
 
-def _draw_accuracies(axes: Any, rows: Sequence[Mapping[str, Any]], results: Results) -> None:
-    for place, row in enumerate(rows):
-        style = style_of(place)
+def save_study(results: Results, summary: Sequence[Mapping[str, Any]], layers: Mapping[str, Any], file: Path) -> None:
+    """`draw_study` as a PNG; `file` is its path."""
+    save(draw_study(results, summary, layers), file)
+
+
+def _draw_measures(panels: np.ndarray, found: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    axis_of = {measure.name: measure.axis for measure in MEASURES}
+    handles: dict[str, Any] = {}
+    for axes, name in zip(panels, DRAWN_MEASURES):
+        lines = [Line(v, found[v][name], depth, style_of_variant(v)) for v in found if name in found[v]]
+        handles |= draw_lines(axes, lines, axis_of[name])
+        axes.set_xlabel("layer (band: standard deviation over seeds)")
+    return handles
+
+
+def _draw_accuracies(axes: Axes, rows: Sequence[Mapping[str, Any]], results: Results, variants: Sequence[str]) -> None:
+    for row in rows:
+        place, style = variants.index(row["variant"]), marks_only(style_of_variant(row["variant"]))
         values = [
             result["eval_accuracy"]
             for run, result in results.items()
             if (run.depth, run.variant) == (row["depth"], row["variant"])
         ]
-        axes.plot([place] * len(values), values, linestyle="", markersize=4, alpha=0.6, **style)
-        axes.hlines(row["eval_accuracy"]["mean"], place - 0.3, place + 0.3, color=style["color"], linewidth=2)
-    _name_variants(axes, rows)
-    axes.set_ylabel("accuracy\n(points: seeds, line: mean)")
+        axes.plot(values, [place] * len(values), **{**style, "markersize": 5, "alpha": 0.7})
+        axes.vlines(row["eval_accuracy"]["mean"], place - 0.35, place + 0.35, color=style["color"], linewidth=2)
+    _name_variants(axes, variants)
+    axes.set_xlabel("accuracy (points: seeds, line: mean)")
 
 
-def _draw_differences(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    axes.axhline(0, color="grey", linewidth=1)
-    for place, row in enumerate(rows):
+def _draw_differences(axes: Axes, rows: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> None:
+    axes.axvline(0, color="grey", linewidth=1, zorder=1)
+    for row in rows:
         if row["difference"] is not None:
+            place, style = variants.index(row["variant"]), marks_only(style_of_variant(row["variant"]))
             mean, low, high = row["difference"]
-            axes.errorbar(place, mean, [[mean - low], [high - mean]], capsize=4, **style_of(place))
-    _name_variants(axes, rows)
-    axes.set_ylabel("accuracy less plain's\n(mean and 95 % interval)")
+            axes.errorbar(mean, place, xerr=[[mean - low], [high - mean]], capsize=4, **style)
+    _name_variants(axes, variants)
+    axes.set_xlabel("accuracy less plain's (mean and 95 % interval)")
 
 
-def _name_variants(axes: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    axes.set_xticks(range(len(rows)), [row["variant"] for row in rows], rotation=30, ha="right", fontsize="small")
-    axes.set_xlim(-0.6, len(rows) - 0.4)
+def _name_variants(axes: Axes, variants: Sequence[str]) -> None:
+    axes.set_yticks(range(len(variants)), variants)
+    axes.set_ylim(len(variants) - 0.5, -0.5)
+    axes.locator_params(axis="x", nbins=6)
     tidy(axes)

@@ -9,20 +9,29 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ..cli.flags import Checked, HfArg
+from ..cli.flags import HfArg, ThreadArguments
 from ..cli.progress import progress_bar
 from ..cli.record import available_cores, describe_run
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS, ViTCBConfig
 from .contenders import MODEL_TYPES, SWEPT, build, contenders_of, num_tokens, sizes_of
-from .timing import WARMUP_ROUNDS, Step, count_flops, interleaved_seconds, num_threads, peak_bytes, summarize
+from .timing import (
+    WARMUP_ROUNDS,
+    Step,
+    count_flops,
+    interleaved_seconds,
+    kept_bytes,
+    num_threads,
+    peak_bytes,
+    summarize,
+)
 
 
 PHASES = ("forward", "training")
 
 
 @dataclass
-class ModelBenchmarkArguments(Checked):
+class ModelBenchmarkArguments(ThreadArguments):
     """What is measured."""
 
     model_type: str = HfArg(
@@ -50,12 +59,11 @@ class ModelBenchmarkArguments(Checked):
     )
     sweep_batch_size: int = HfArg(default=1, help="Images in a step of the sweep.")
     sweep_num_rounds: int = HfArg(default=3, help="How often every step of the sweep is timed.")
-    num_cpu_threads: int = HfArg(default=1, help="Threads for arithmetic on a CPU; 0 leaves it to torch.")
 
     def __post_init__(self) -> None:
         counts = "num_hidden_layers batch_size num_rounds sweep_batch_size sweep_num_rounds"
         self.require_all(counts, lambda value: value >= 1, "at least 1")
-        self.require_all("num_cpu_threads", lambda value: 0 <= value <= 1024, "from 0 to 1024")
+        self.check_threads()
         known = list(contenders_of(self.model_type))
         unknown = [name for name in self.models or [] if name not in known]
         if unknown:
@@ -93,8 +101,9 @@ def benchmark_models(arguments: ModelBenchmarkArguments, disable_tqdm: bool = Fa
     Returns:
         What `describe` tells; `baseline`, the name of the model that all are measured against; `models`: for each name
         its label, `forward` and `training` as `summarize` gives them, each with `peak_bytes` and its ratio
-        `peak_ratio`, and `gflops` of a forward pass of one image; `sweep`: for each number of tokens the same of the
-        forward pass of some of the models. Memory is weights, optimizer state and the step's peak.
+        `peak_ratio`, training with `kept_bytes` for the backward pass and `kept_ratio` too, and `gflops` of a forward
+        pass of one image; `sweep`: for each number of tokens the same of the forward pass of some of the models.
+        Memory is weights, optimizer state and the step's peak; what is kept is counted without weights.
 
     Raises:
         UsageError: the memory does not suffice.
@@ -170,11 +179,13 @@ def _measure(
     progress.set_description(f"{phase}, {sizes['image_size']} pixels")
     images = torch.randn(batch_size, 3, sizes["image_size"], sizes["image_size"], device=device)
     try:
-        steps, held = {}, {}
-        for name in names:
-            steps[name], held[name] = make_step(arguments, name, sizes, images)
-        summary = summarize(interleaved_seconds(steps, num_rounds, device, progress), names[0])
-        peaks = {name: held[name]() + peak_bytes(step, device) for name, step in steps.items()}
+        subjects = {name: make_step(arguments, name, sizes, images) for name in names}
+        steps = {name: subject.step for name, subject in subjects.items()}
+        measured = summarize(interleaved_seconds(steps, num_rounds, device, progress), names[0])
+        for name, subject in subjects.items():
+            measured[name]["peak_bytes"] = subject.held() + peak_bytes(subject.step, device)
+            if phase == "training":
+                measured[name]["kept_bytes"] = kept_bytes(subject.step, subject.parameters)
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
@@ -182,13 +193,23 @@ def _measure(
             f"{batch_size} images of {sizes['image_size']} pixels do not fit into memory ({phase}): give a smaller"
             " batch, smaller images, or fewer --models."
         ) from error
-    memory = {name: {"peak_bytes": peak, "peak_ratio": peak / peaks[names[0]]} for name, peak in peaks.items()}
-    return {name: {**summary[name], **memory[name]} for name in names}
+    baseline = measured[names[0]]
+    for model in measured.values():
+        kinds = [kind for kind in ("peak", "kept") if f"{kind}_bytes" in model]
+        model |= {f"{kind}_ratio": model[f"{kind}_bytes"] / baseline[f"{kind}_bytes"] for kind in kinds}
+    return measured
 
 
-def _forward_step(
-    arguments: ModelBenchmarkArguments, name: str, sizes: dict[str, Any], images: Tensor
-) -> tuple[Step, Callable[[], int]]:
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a step, the bytes that are held before it, and the parameters among them."""
+
+    step: Step
+    held: Callable[[], int]
+    parameters: list[nn.Parameter]
+
+
+def _forward_step(arguments: ModelBenchmarkArguments, name: str, sizes: dict[str, Any], images: Tensor) -> Subject:
     dtype = getattr(torch, arguments.dtype)
     model = build(name, sizes, images.device, dtype, arguments.model_type).eval()
     run, images = _maybe_compiled(model, arguments), images.to(dtype)
@@ -197,12 +218,11 @@ def _forward_step(
     def step() -> None:
         run(images)
 
-    return step, lambda: _bytes_of(model.parameters())
+    parameters = list(model.parameters())
+    return Subject(step, lambda: _bytes_of(parameters), parameters)
 
 
-def _training_step(
-    arguments: ModelBenchmarkArguments, name: str, sizes: dict[str, Any], images: Tensor
-) -> tuple[Step, Callable[[], int]]:
+def _training_step(arguments: ModelBenchmarkArguments, name: str, sizes: dict[str, Any], images: Tensor) -> Subject:
     model = build(name, sizes, images.device, torch.float32, arguments.model_type).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     run, dtype = _maybe_compiled(model, arguments), getattr(torch, arguments.dtype)
@@ -219,7 +239,7 @@ def _training_step(
         state = [value for values in optimizer.state.values() for value in values.values()]
         return _bytes_of([*model.parameters(), *state])
 
-    return step, held
+    return Subject(step, held, list(model.parameters()))
 
 
 STEPS = {"forward": _forward_step, "training": _training_step}

@@ -1,4 +1,4 @@
-"""What a step costs: time, memory and floating-point operations."""
+"""What a step costs: time, memory, what it keeps for the backward pass, and floating-point operations."""
 
 import json
 import os
@@ -6,12 +6,13 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
@@ -118,10 +119,34 @@ def _memory_changes(profile: torch.profiler.profile) -> Iterator[int]:
     yield from (event["args"]["Bytes"] for event in sorted(changes, key=lambda event: event["ts"]))
 
 
+def kept_bytes(step: Step, parameters: Iterable[Tensor]) -> int:
+    """What a step keeps for its backward pass, beside the parameters: a count, the same in every run.
+
+    Args:
+        step: a forward pass, with or without what follows.
+        parameters: of the model, which are held anyway.
+    """
+    held = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    # by address, which is one storage's until the backward pass lets go of it; by then all has been seen
+    kept: dict[int, int] = {}
+
+    def see(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in held:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(see, lambda tensor: tensor):
+        step()
+    return sum(kept.values())
+
+
 def count_flops(step: Step) -> int:
     """Floating-point operations of a step's matrix products and convolutions, attention's two products included.
 
-    Element-wise operations and reductions, and so all that the techniques add, are not counted by torch's counter.
+    Element-wise operations and reductions, and so all that the techniques add, are not counted by torch's counter. Its
+    hooks see every module, so that none is computed inside another: there AttnScale and FeatScale multiply one to three
+    vectors an image with the projection's weights, beside the image's tokens.
     """
     # the counter does not know every fused attention kernel; as matrix products all are known
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -39,13 +39,15 @@ class ThreadArguments(Checked):
         " second one, and lose much where it has to wait for a busy core.",
     )
 
-    def limit_threads(self) -> None:
-        """Take no more than that, from here on.
+    def __post_init__(self) -> None:
+        self.check_threads()
 
-        Raises:
-            UsageError: the number is none that torch takes.
-        """
+    def check_threads(self) -> None:
+        """Raise `UsageError` where the number is none that torch takes."""
         # more than any machine has; torch takes no number beyond 31 bits
-        self.require("num_cpu_threads", 0 <= self.num_cpu_threads <= 1024, "from 0 to 1024")
+        self.require_all("num_cpu_threads", lambda number: 0 <= number <= 1024, "from 0 to 1024")
+
+    def limit_threads(self) -> None:
+        """Take no more than that, from here on."""
         if self.num_cpu_threads:
             torch.set_num_threads(self.num_cpu_threads)

@@ -24,6 +24,7 @@ EVALUATION_FILES = (
     "eval_tables.md",
     "confusion_matrix.png",
     "reliability_diagram.png",
+    "comparison.png",
     "patch_drop.png",
     "corruptions.png",
     "fgsm.png",

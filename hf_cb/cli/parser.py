@@ -147,7 +147,7 @@ def command_line(script: str, arguments: Sequence[str] | None) -> str:
         arguments: those that its `main` got; None for the process' own.
     """
     words = [_without_place(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    started = ["python", f"scripts/{script}"] if program().endswith(".py") else program().split()
+    started = program().split() if program().startswith("hf-cb ") else ["python", f"scripts/{script}"]
     return shlex.join([*started, *words])
 
 
@@ -155,6 +155,11 @@ def _without_place(word: str) -> str:
     """The last part of a path that begins at the root: the way to it is of one machine alone."""
     flag, equals, value = word.rpartition("=")
     return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else word
+
+
+def print_next(command: str, *words: str) -> None:
+    """Name the command that one may want next."""
+    print(f"next: {shlex.join(['hf-cb', command, *words])}")
 
 
 def run(main: Callable[[Sequence[str] | None], None], arguments: Sequence[str] | None = None) -> NoReturn:

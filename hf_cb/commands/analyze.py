@@ -10,10 +10,9 @@ flag). The 360 test digits take a few seconds a model. `--context_broadcast`, `-
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset
 from transformers.utils import logging
@@ -21,7 +20,7 @@ from transformers.utils import logging
 from ..analysis.models import AnalyzedModel
 from ..analysis.report import ANALYSIS_FILES, write_analysis
 from ..analysis.running import ImageBatches, analyze
-from ..cli.flags import Checked, HfArg
+from ..cli.flags import HfArg, ThreadArguments
 from ..cli.output_dir import check_output_dir, replacing
 from ..cli.parser import ArgumentParser, TechniqueArguments, command_line, config_overrides
 from ..cli.record import describe_run
@@ -30,27 +29,26 @@ from ..errors import UsageError
 
 
 @dataclass
-class AnalysisArguments(Checked):
+class AnalysisArguments(ThreadArguments):
     """What is measured, and where the report goes."""
 
+    OLD_SPELLINGS = {"max_samples": "max_eval_samples"}
+
     model_name_or_path: list[str] = HfArg(help="Folders or Hub names of the models, one or several.")
-    output_dir: str = HfArg(help="Folder of the report.")
-    max_samples: int | None = HfArg(
-        default=None, help="Measure on so many images, drawn at random from those to evaluate on."
-    )
+    output_dir: str = HfArg(default="outputs/analysis", help="Folder of the report.")
     num_examples: int = HfArg(default=3, help="Images whose attention maps are shown.")
     per_device_eval_batch_size: int = HfArg(
         default=16, help="Images in a batch; all attention maps of all its images are in memory at once."
     )
     dataloader_num_workers: int = HfArg(default=0, help="Processes that load images.")
-    num_cpu_threads: int = HfArg(default=1, help="Threads for arithmetic on a CPU; 0 leaves it to torch.")
     seed: int = HfArg(default=0, help="Seed of what is drawn at random.")
     overwrite_output_dir: bool = HfArg(default=False, help="Replace the report in that folder.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
-        self.require_all("max_samples per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
-        counts = "num_examples dataloader_num_workers num_cpu_threads seed"
+        self.check_threads()
+        self.require_all("per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
+        counts = "num_examples dataloader_num_workers seed"
         self.require_all(counts, lambda value: value >= 0, "at least 0")
         if not self.model_name_or_path:
             raise UsageError("`model_name_or_path` must name at least one model, got none.")
@@ -64,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     analysis, data_arguments, technique_arguments = parser.parse(arguments)
     techniques = config_overrides(technique_arguments)
     output_dir = check_output_dir(analysis.output_dir, analysis.overwrite_output_dir, ANALYSIS_FILES)
-    if analysis.num_cpu_threads:
-        torch.set_num_threads(analysis.num_cpu_threads)
+    analysis.limit_threads()
     data = load_images(analysis, data_arguments)
     images = data.evaluation
     told = {"data": f"Measured on {len(images):,} images of {data.description.name}.", **data.to_results()}
@@ -89,14 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def load_images(analysis: AnalysisArguments, data_arguments: DataArguments) -> ImageData:
     """The images to evaluate on, which are told of."""
-    if analysis.max_samples is not None:
-        data_arguments = replace(data_arguments, max_eval_samples=analysis.max_samples)
     data = load_data(data_arguments, analysis.seed)
     for line in data.lines:
         print(line)
     if isinstance(data.evaluation, IterableDataset):
         if data_arguments.max_eval_samples is None:
-            raise UsageError("streamed images need an end: give --max_samples.")
+            raise UsageError("streamed images need an end: give --max_eval_samples.")
         data.evaluation = Dataset.from_list(list(data.evaluation))
     return data
 

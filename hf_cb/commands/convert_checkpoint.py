@@ -23,17 +23,17 @@ from typing import Literal
 
 from transformers.utils import logging
 
-from ..cli.flags import HfArg
-from ..cli.parser import ArgumentParser, command_line
+from ..cli.flags import HfArg, ThreadArguments
+from ..cli.parser import ArgumentParser, command_line, print_next
 from ..conversion.convert import convert_checkpoint, convert_to_timm
 from ..errors import UsageError
 
 
 @dataclass
-class ConversionArguments:
+class ConversionArguments(ThreadArguments):
     """What is converted, and to what."""
 
-    output_dir: str = HfArg(help="Folder to write.")
+    output_dir: str = HfArg(default="outputs/converted", help="Folder to write.")
     checkpoint: str | None = HfArg(default=None, help="File with the weights; with `--to timm` the folder of a ViT-CB.")
     to: Literal["vit_cb", "timm"] = HfArg(
         default="vit_cb", help="`timm` takes a ViT-CB without techniques back to a timm state dict."
@@ -52,7 +52,7 @@ class ConversionArguments:
     )
     use_ema: bool = HfArg(default=False, help="Take the entry `model_ema` in place of `model`.")
     context_broadcast: Literal["none", "plain", "scaled"] = HfArg(
-        default="none", help="ViTCBConfig.context_broadcast; `plain` changes what the model computes."
+        default="none", help="Context Broadcasting to add; plain changes what the model computes."
     )
     overwrite_output_dir: bool = HfArg(default=False, help="Replace what stands in the folder.")
 
@@ -60,6 +60,7 @@ class ConversionArguments:
 def main(arguments: Sequence[str] | None = None) -> None:
     (parsed,) = ArgumentParser(ConversionArguments, description=__doc__).parse(arguments)
     logging.disable_progress_bar()
+    parsed.limit_threads()
     if parsed.to == "timm":
         _convert_to_timm(parsed)
         return
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command=command_line("convert_checkpoint.py", arguments),
     )
     print(f"{conversion.describe()}: {parsed.output_dir}")
+    print_next("evaluate", "--model_name_or_path", parsed.output_dir, "--validation_dir", "FOLDER")
 
 
 def _convert_to_timm(parsed: ConversionArguments) -> None:

@@ -27,7 +27,7 @@ from transformers.utils import logging
 
 from ..cli.flags import HfArg
 from ..cli.output_dir import EVALUATION_FILES, check_output_dir
-from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides
+from ..cli.parser import ArgumentParser, TechniqueArguments, config_overrides, print_next
 from ..cli.record import describe_run
 from ..data.sources import DataArguments, ImageData, load_data
 from ..errors import UsageError
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     evaluation, data_arguments, loading, robustness, technique_arguments = parser.parse(arguments)
     techniques = config_overrides(technique_arguments)
+    loading.limit_threads()
     models = check_models(evaluation)
     output_dir = check_output_dir(evaluation.output_dir, evaluation.overwrite_output_dir, EVALUATION_FILES)
     logging.disable_progress_bar()
@@ -87,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     save_evaluation(output_dir, results)
     print(summary(results, names))
     print(f"{output_dir}")
+    print_next("analyze", "--model_name_or_path", *models)
 
 
 def check_models(arguments: EvaluationArguments) -> list[str]:

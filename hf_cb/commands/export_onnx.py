@@ -17,7 +17,7 @@ import torch
 from transformers import AutoImageProcessor
 from transformers.utils import logging
 
-from ..cli.flags import HfArg
+from ..cli.flags import HfArg, ThreadArguments
 from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
@@ -26,12 +26,14 @@ from ..models.onnx_export import ONNX_FILE, check_exportable, export_onnx, onnx_
 
 
 @dataclass
-class ExportArguments:
+class ExportArguments(ThreadArguments):
     """What is exported, and where to."""
 
     model_name_or_path: str = HfArg(help="Folder, or name on the Hub, of a ViT-CB or ViT classifier.")
-    output_dir: str = HfArg(help="Folder to write.")
-    check: bool | None = HfArg(default=True, help="Compare onnxruntime's logits with torch's.")
+    output_dir: str = HfArg(default="outputs/onnx", help="Folder to write.")
+    check: bool | None = HfArg(
+        default=True, help="Compare onnxruntime's logits with torch's; --check false leaves that out."
+    )
     overwrite_output_dir: bool = HfArg(default=False, help="Replace what stands in the folder.")
 
 
@@ -42,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UsageError(f"`output_dir` {parsed.output_dir!r} is the model's own folder: name another.")
     require("onnx", "onnxscript", *(["onnxruntime"] if parsed.check else []))
     logging.disable_progress_bar()
+    parsed.limit_threads()
     loaded = load(parsed.model_name_or_path, dtype=torch.float32)
     check_exportable(parsed.model_name_or_path, loaded)
     model = loaded.model.eval()

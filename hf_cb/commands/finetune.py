@@ -63,6 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ImportError, NotImplementedError) as error:
         raise UsageError(str(error)) from error
     command = without_tokens(command_line("finetune.py", arguments), model_arguments, training)
+    model_arguments.limit_threads()
     checkpoint = find_checkpoint(training)
     logging.disable_progress_bar()
     output_dir = check_output_dir(training.output_dir, training.may_continue())
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results |= metrics | {"skipped_images": len(eval_data) - metrics["eval_samples"]}
     results |= data.to_results() | describe(training, model_arguments, data_arguments, augmentation, config_arguments)
     if training.should_save:
-        save(trainer, output_dir, results, model_arguments, data, command)
+        save(trainer, output_dir, results, model_arguments, data, command, data_arguments.words())
     if training.push_to_hub and training.do_train:
         push(trainer, output_dir)
     if destination is not None and training.should_save:

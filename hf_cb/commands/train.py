@@ -25,7 +25,7 @@ from accelerate.utils import set_seed
 
 from .. import ViTCBConfig
 from ..cli.output_dir import check_output_dir, replacing, write_json
-from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides
+from ..cli.parser import ArgumentParser, ConfigArguments, command_line, config_overrides, print_next
 from ..cli.record import describe_run
 from ..data.augmentation import AugmentationArguments, Normalization
 from ..data.sources import DataArguments, load_data
@@ -114,6 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             command = command_line("train.py", arguments)
             describe(folder, model.config, results, data.description, command, output_dir.absolute().name)
         print(f"accuracy {results['eval_accuracy']:.4f} on {results['eval_samples']} images: {output_dir}")
+        print_next("evaluate", "--model_name_or_path", str(output_dir), *given.data.words())
         if destination is not None:
             print(push_run(destination, output_dir, not loop.disable_tqdm).url)
     accelerator.end_training()
@@ -146,5 +147,5 @@ def describe(
 ) -> None:
     """Results, curves and card."""
     write_json(folder / "all_results.json", results)
-    save_training_curves(results["history"], folder / "training_curves.png")
+    save_training_curves(results["history"], folder / "training_curves.png", name)
     render_card(config, results, data, command, name).save(folder / "README.md")

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
-from ..reports.card_blocks import TEMPLATES, render_template
+from ..reports.card_blocks import TEMPLATES, portable_command, render_template
 from ..reports.cards import architecture_of, card_text_of, tags_of, techniques_of
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
@@ -66,56 +66,29 @@ class Conversion:
         return self.config.model_type == ViTCBConfig.model_type
 
 
-@dataclass(frozen=True)
-class Publication:
-    """Where a converted checkpoint was published, as far as someone has read it there.
-
-    Args:
-        url: of the page with the file.
-        license: that the page states for the weights.
-        repo_id: of the page, if it is on the Hub.
-        dataset: that it was trained on, by its name on the Hub.
-        training: how it was trained, with its source.
-        results: what was measured, with its source, or that no figure is known.
-    """
-
-    url: str
-    license: str
-    repo_id: str | None
-    dataset: str
-    training: str
-    results: str
-
-
-def render_conversion_card(
-    conversion: Conversion, command: str | None, name: str, publication: Publication | None = None
-) -> ModelCard:
+def render_conversion_card(conversion: Conversion, command: str | None, name: str) -> ModelCard:
     """The card of a converted checkpoint.
 
     Args:
         conversion: what was converted.
         command: the exact command line, if there is one.
         name: the folder's name.
-        publication: what is known of the original; without it the licence is "unknown".
     """
     config = conversion.config
     return ModelCard.from_template(
         ModelCardData(
             library_name="transformers",
             pipeline_tag="image-classification",
-            license=publication.license if publication else "unknown",
-            # and no `base_model_relation`: the Hub's four (adapter, merge, quantized, finetune) have no conversion
-            base_model=publication.repo_id if publication else None,
-            datasets=[publication.dataset] if publication else None,
+            # that of the original, which the file does not tell
+            license="unknown",
             tags=tags_of(conversion.techniques, config.model_type),
         ),
         template_path=str(TEMPLATES / "conversion_card.md"),
         **_text_of(conversion, name),
         config=config,
         conversion=conversion,
-        publication=publication,
         dtype=str(config.dtype).removeprefix("torch."),
-        command=command,
+        command=command and portable_command(command),
     )
 
 

@@ -4,7 +4,7 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from .files import Checkpoint
+from .checkpoint import Checkpoint
 from .layouts import Row
 
 

@@ -17,8 +17,9 @@ from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from ..vit_cb.loading_vit_cb import saved_config
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
 from .card import Conversion, render_conversion_card
-from .files import Checkpoint, CheckpointError, read_checkpoint
-from .plan import Plan, is_swin, plan_model
+from .checkpoint import Checkpoint, CheckpointError
+from .files import read_checkpoint
+from .plan import ConversionPlan, is_swin, plan_model
 from .preprocessing import DEIT_PREPROCESSING, GOOGLE_PREPROCESSING, Preprocessing
 from .timm_models import IMAGENET_CLASSES, imagenet_labels, load_timm_model, preprocessing_of
 from .vit import LAYER_NORM_EPS, is_google, read_weights, timm_rows
@@ -175,7 +176,7 @@ def _preprocessing(source: Checkpoint, reference: nn.Module | None) -> Preproces
 
 def _plan_conversion(
     source: Checkpoint, reference: nn.Module | None, num_attention_heads: int | None, context_broadcast: str | None
-) -> Plan:
+) -> ConversionPlan:
     if is_swin(source) and (num_attention_heads is not None or reference is not None):
         name = "num_attention_heads" if reference is None else "timm_model"
         raise UsageError(f"`{name}` does not go with a Swin, whose tensors tell everything: leave it out.")

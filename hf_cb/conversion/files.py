@@ -1,13 +1,9 @@
 """Checkpoints are somebody's files: read without running anything in them, and refused by name where they are bad."""
 
-import argparse
-import pickle
 import re
-import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +12,16 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..errors import UsageError
+from .checkpoint import Checkpoint, CheckpointError, quoted
+from .pickles import load_pickle, refuse_what_it_asks_for
 
 
 # the published training scripts' entry for the weights and for their moving average, then timm's
 CONTAINERS = (("model", "model_ema"), ("state_dict", "state_dict_ema"))
-# what DistributedDataParallel and torch.compile put before the names, in the order of the wrapping
-PREFIXES = ("module.", "_orig_mod.")
-
-# beside tensors: the arguments of published scripts, and numbers of numpy (accuracies and the like), under the names of
-# both of its major versions. Making one of these runs nothing of the file's
-HARMLESS = [
-    argparse.Namespace,
-    np.dtype,
-    *{type(np.dtype(name)) for name in np.sctypeDict},
-    np.ndarray,
-    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((np.zeros(0).__reduce__()[0], f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]
 
 # a file whose tensors claim more than this many times its size is made to exhaust the memory
 MAX_EXPANSION = 10
 SMALL_ENOUGH = 64 * 2**20
-
-
-class CheckpointError(UsageError):
-    """A checkpoint that cannot be converted: one sentence that names the file and the first culprit."""
-
-
-@dataclass
-class Checkpoint:
-    """The tensors of a checkpoint.
-
-    Args:
-        source: the file, or what stands for it in messages.
-        tensors: by name, without the prefix.
-        prefix: what all names in the file begin with, such as "module._orig_mod.", or nothing.
-        entry: which entry of a training script's checkpoint this is, or nothing.
-        left_out: the file's other entries.
-    """
-
-    source: str
-    tensors: dict[str, Tensor]
-    prefix: str = ""
-    entry: str = ""
-    left_out: list[str] = field(default_factory=list)
-
-    def named(self, name: str) -> str:
-        """A tensor's name as it stands in the file, in quotes."""
-        return quoted(self.prefix + name)
-
-    def error(self, sentence: str) -> CheckpointError:
-        """An error that names the file."""
-        return CheckpointError(f"{self.source}: {sentence}")
-
-
-def quoted(name: object) -> str:
-    """Somebody's text in quotes, on one line and not too long for it."""
-    text = repr(name)
-    return text if len(text) <= 120 else f"{text[:100]}...{text[-10:]}"
 
 
 def read_checkpoint(path: str | Path, use_ema: bool = False) -> Checkpoint:
@@ -101,7 +48,8 @@ def read_checkpoint(path: str | Path, use_ema: bool = False) -> Checkpoint:
         raise CheckpointError(f"{path}: `use_ema` needs an entry `model_ema`, and the file has no entries.")
     checkpoint = _select(str(path), content, use_ema)
     _check_tensors(checkpoint, path.stat().st_size)
-    return _without_prefix(checkpoint)
+    checkpoint.unwrap()
+    return checkpoint
 
 
 @contextmanager
@@ -125,7 +73,9 @@ def _read(path: Path) -> Any:
     if path.suffix == ".safetensors" or start[8:] == b"{":
         return _read_safetensors(path)
     if start.startswith(b"\x80"):
-        return _load(path, mmap=False)
+        return load_pickle(path, mmap=False)
+    # a pickle of the oldest protocol begins like any text
+    refuse_what_it_asks_for(path)
     raise CheckpointError(
         f"{path}: is no checkpoint: it must be written by torch.save, safetensors or numpy.savez"
         f"{', and is empty' if not start else ''}."
@@ -151,7 +101,7 @@ def _read_zip(path: Path) -> Any:
         damaged = archive.testzip()
         if damaged is not None:
             raise CheckpointError(f"{path}: is damaged: the record {quoted(damaged)} fails its checksum.")
-    return _load(path, mmap=True)
+    return load_pickle(path, mmap=True)
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
@@ -163,30 +113,6 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
             except (TypeError, ValueError) as error:
                 raise CheckpointError(f"{path}: the array {quoted(name)} cannot be read: {error}.") from error
     return tensors
-
-
-def _load(path: Path, mmap: bool) -> Any:
-    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
-        # torch warns of what it then refuses
-        warnings.simplefilter("ignore")
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-        except pickle.UnpicklingError as error:
-            names = _unsafe_globals(path, error)
-            if not names:
-                raise
-            raise CheckpointError(
-                f"{path}: its pickle asks for {', '.join(map(quoted, names[:5]))}, which a checkpoint has no need of;"
-                " refused, and nothing in it was executed. Save the weights alone: torch.save(model.state_dict(), ...)."
-            ) from error
-
-
-def _unsafe_globals(path: Path, error: pickle.UnpicklingError) -> list[str]:
-    """What a file asks for beside tensors and what is harmless, as far as torch can tell."""
-    if zipfile.is_zipfile(path):
-        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    # of the format before torch 1.6 only torch's message tells
-    return re.findall(r"GLOBAL (\S+) (?:was not|whose)", str(error))
 
 
 def _check_size(path: object, claimed: int, actual: int) -> None:
@@ -220,18 +146,9 @@ def _check_tensors(checkpoint: Checkpoint, file_size: int) -> None:
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise checkpoint.error(f"{where} is no state dict: {quoted(name)} is {type(tensor).__name__}, no tensor.")
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        if tensor.layout != torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
             raise checkpoint.error(
-                f"the tensor {quoted(name)} is sparse, quantised or empty; it must hold plain numbers."
+                f"the tensor {quoted(name)} is sparse, nested, quantised or empty; it must hold plain numbers."
             )
     _check_size(checkpoint.source, sum(tensor.nbytes for tensor in tensors.values()), file_size)
     checkpoint.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-
-
-def _without_prefix(checkpoint: Checkpoint) -> Checkpoint:
-    names = list(checkpoint.tensors)
-    while found := next((prefix for prefix in PREFIXES if all(name.startswith(prefix) for name in names)), None):
-        names = [name.removeprefix(found) for name in names]
-        checkpoint.prefix += found
-    checkpoint.tensors = dict(zip(names, checkpoint.tensors.values(), strict=True))
-    return checkpoint

@@ -18,15 +18,15 @@ from ..techniques.apply import apply_techniques
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
 from ..vit_cb.modeling_vit_cb import ViTCBForImageClassification
+from .checkpoint import Checkpoint
 from .checks import first_match
-from .files import Checkpoint
 from .layouts import CANNOT_HOLD, DISTILLED, Row
 from .swin import OF_SWIN, read_swin
 from .vit import layout_of, read_vit
 
 
 @dataclass(frozen=True)
-class Plan:
+class ConversionPlan:
     """What a checkpoint becomes.
 
     Args:
@@ -74,7 +74,7 @@ def plan_model(
     num_attention_heads: int | None,
     context_broadcast: str | None,
     layer_norm_eps: float,
-) -> Plan:
+) -> ConversionPlan:
     """Everything that the tensors determine.
 
     Args:
@@ -98,7 +98,7 @@ def plan_model(
     try:
         techniques = TechniqueConfig(context_broadcast=context_broadcast, **read.techniques)
         own = techniques.to_dict() if config_class is ViTCBConfig else {}
-        return Plan(model_class, config_class(**read.fields, **own), techniques, read.rows, gain)
+        return ConversionPlan(model_class, config_class(**read.fields, **own), techniques, read.rows, gain)
     except (ValueError, StrictDataclassError) as error:
         raise checkpoint.error(" ".join(str(error).split())) from error
 

@@ -4,8 +4,8 @@ import math
 import re
 from collections.abc import Iterator
 
+from .checkpoint import Checkpoint
 from .checks import check_names, check_shapes, read_sizes, techniques_in
-from .files import Checkpoint
 from .layouts import Row
 from .vit import ReadCheckpoint
 

@@ -9,7 +9,7 @@ from huggingface_hub.utils import logging as hub_logging
 from torch import nn
 
 from ..errors import UsageError, one_line
-from .files import CheckpointError, quoted
+from .checkpoint import CheckpointError, quoted
 from .preprocessing import Preprocessing
 
 
@@ -42,7 +42,7 @@ def load_timm_model(name: str, pretrained: bool) -> nn.Module:
         UsageError: timm is not installed, or does not know the name.
         CheckpointError: the download failed, or the model is none that ViT-CB can hold.
     """
-    _require_timm("--timm_model")
+    _require_timm("`timm_model`")
     import timm
 
     if not timm.is_model(name):

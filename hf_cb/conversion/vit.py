@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
+from .checkpoint import Checkpoint
 from .checks import check_names, check_shapes, first_match, read_sizes, techniques_in
-from .files import Checkpoint
 from .layouts import CANNOT_HOLD, DISTILLED, GOOGLE, HUGGING_FACE_VIT, OF_DISTILLED, TIMM, Layout, Row
 
 
@@ -189,7 +189,7 @@ def _read_heads(checkpoint: Checkpoint, sizes: dict[str, int], rows: list[Row], 
     if heads is None:
         raise checkpoint.error(
             f"does not tell the number of heads, and its width {width} is no multiple of {USUAL_HEAD_WIDTH}:"
-            " give --num_attention_heads."
+            " give `num_attention_heads`."
         )
     if heads < 1 or width % heads:
         raise checkpoint.error(f"`num_attention_heads` must divide the width {width}, got {heads}.")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..cli.flags import Checked, HfArg
 from ..errors import UsageError
-from .layout import CLASS_LEVELS
+from .layouts.layout import CLASS_LEVELS
 
 
 @dataclass
@@ -60,6 +60,13 @@ class DataArguments(Checked):
             "train_dir": (self.train_dir, self.validation_dir),
             "train_file": (self.train_file, self.validation_file),
         }
+
+    def words(self) -> list[str]:
+        """The flags of the place that data come from, for another command line."""
+        names = ("dataset_name", "train_dir", "validation_dir", "train_file", "validation_file")
+        given = {name: getattr(self, name) for name in names}
+        lists = {name: value if isinstance(value, list) else [value] for name, value in given.items() if value}
+        return [word for name, value in lists.items() for word in (f"--{name}", *value)]
 
     def is_digits(self) -> bool:
         """Whether no source is given."""

@@ -9,7 +9,7 @@ from datasets.table import InMemoryTable
 
 from ..errors import UsageError
 from .found_columns import alike, class_values, image_column, is_missing, label_column, require_labels
-from .layout import names_of
+from .layouts.layout import names_of
 
 
 AnyDataset = Dataset | IterableDataset

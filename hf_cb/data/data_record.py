@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .layout import names_of
-from .tree import LeftOut, counted, shown
+from .layouts.layout import names_of
+from .layouts.tree import LeftOut, counted, shown
 
 
 PURPOSES = {"train": "to train on", "evaluation": "to evaluate on"}

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Array2D, Array3D, ClassLabel, Features, Image, LargeList, List, Value
 
 from ..errors import UsageError
-from .tree import shown
+from .layouts.tree import shown
 
 
 # in the order in which they are preferred, whatever their case

@@ -12,7 +12,7 @@ from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 
 from .images import is_of_many_bits
-from .tree import counted
+from .layouts.tree import counted
 
 
 # a second on a disk of one's own, since the beginning of a file says its kind

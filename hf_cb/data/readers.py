@@ -25,10 +25,10 @@ from ..errors import UsageError
 from .arguments import DataArguments
 from .columns import AnyDataset
 from .digits import load_digits
-from .folder_splits import FolderRequest
-from .folders import FolderImages, SplitImages, read_folders
-from .layout import SPLIT_WORDS, names_of, split_kinds
-from .tree import METADATA_FILES, read_tree
+from .layouts.folder_splits import FolderRequest
+from .layouts.folders import FolderImages, SplitImages, read_folders
+from .layouts.layout import SPLIT_WORDS, names_of, split_kinds
+from .layouts.tree import METADATA_FILES, read_tree
 
 
 FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow"}

@@ -23,8 +23,8 @@ from .columns import (
 from .data_record import PURPOSES, DataRecord, SplitRecord
 from .digits import DIGITS
 from .image_kinds import ImageKinds, kinds_of
+from .layouts.tree import LeftOut, counted
 from .readers import Source, read_source
-from .tree import LeftOut, counted
 
 
 Splits = dict[str, AnyDataset]

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from ..cli.flags import Checked, HfArg
+from ..cli.flags import HfArg, ThreadArguments
 from ..cli.progress import progress_bar
 from ..data.images import UnreadableImageError, read_image
 from ..errors import UsageError
@@ -125,7 +125,7 @@ def _shortened(names: Sequence[str]) -> str:
 
 
 @dataclass
-class LoadingArguments(Checked):
+class LoadingArguments(ThreadArguments):
     """How images are read and sent through the models."""
 
     _argument_group_name = "loop"
@@ -135,6 +135,7 @@ class LoadingArguments(Checked):
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
+        self.check_threads()
         self.require_all("per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
         self.require_all("dataloader_num_workers", lambda value: value >= 0, "at least 0")
 

@@ -7,16 +7,24 @@ from typing import Any
 import torch
 
 from ..cli.output_dir import EVALUATION_FILES, replacing, write_json
+from ..reports.figures import save
 from ..reports.tables import markdown_table
 from .panel import Panel
-from .plots import save_confusion_matrix, save_reliability_diagram, save_robustness_curves
+from .plots import (
+    classes_in_pictures,
+    draw_comparison,
+    draw_confusion_matrix,
+    draw_reliability_diagram,
+    draw_robustness_curves,
+    models_in_pictures,
+)
 from .robustness import LEVELS
 from .scores import classification_metrics, confusion_matrix, per_class_accuracy, reliability
 
 
 RESULTS = "eval_results.json"
 TABLES = "eval_tables.md"
-CONFUSION, RELIABILITY = "confusion_matrix.png", "reliability_diagram.png"
+CONFUSION, RELIABILITY, COMPARISON = "confusion_matrix.png", "reliability_diagram.png", "comparison.png"
 
 HEADINGS = {
     "clean": "Unperturbed images",
@@ -52,17 +60,43 @@ def save_evaluation(output_dir: Path, results: Mapping[str, Any]) -> None:
         output_dir: the folder.
         results: with `models`, for each name what `describe_answers` says, `label_names`, and `robustness`, the rows.
     """
-    first = next(iter(results["models"].values()))
     with replacing(output_dir, EVALUATION_FILES) as folder:
         write_json(folder / RESULTS, results)
-        (folder / TABLES).write_text(tables(results["robustness"]))
-        matrix = torch.tensor(first["confusion_matrix"])
-        save_confusion_matrix(matrix, results["label_names"], folder / CONFUSION)
-        save_reliability_diagram(results["models"], folder / RELIABILITY)
-        for kind in LEVELS:
-            rows = [row for row in results["robustness"] if row["kind"] == kind]
-            if rows:
-                save_robustness_curves(rows, folder / f"{kind}.png")
+        text = "\n".join(filter(None, (tables(results["robustness"]), legends(results))))
+        (folder / TABLES).write_text(text, encoding="utf-8")
+        _save_pictures(folder, results)
+
+
+def _save_pictures(folder: Path, results: Mapping[str, Any]) -> None:
+    (name, first), *others = results["models"].items()
+    matrix = torch.tensor(first["confusion_matrix"])
+    shown = models_in_pictures(results["models"])[name]
+    save(draw_confusion_matrix(matrix, results["label_names"], shown), folder / CONFUSION)
+    save(draw_reliability_diagram(results["models"]), folder / RELIABILITY)
+    of_kind = {kind: [row for row in results["robustness"] if row["kind"] == kind] for kind in HEADINGS}
+    if others:
+        save(draw_comparison(of_kind["clean"]), folder / COMPARISON)
+    for kind in LEVELS:
+        if of_kind[kind]:
+            save(draw_robustness_curves(of_kind[kind], HEADINGS[kind]), folder / f"{kind}.png")
+
+
+def legends(results: Mapping[str, Any]) -> str:
+    """Markdown tables of what pictures have numbers for; none where all names stand in them.
+
+    Args:
+        results: with `models` and `label_names`.
+    """
+    models, labels = list(results["models"]), list(map(str, results["label_names"]))
+    names = {
+        "model": (models, list(models_in_pictures(models).values())),
+        "class": (labels, classes_in_pictures(labels)),
+    }
+    return "\n".join(
+        f"## What pictures call each {what}\n\n{markdown_table(['in the pictures', what], zip(shown, full))}\n"
+        for what, (full, shown) in names.items()
+        if shown != full
+    )
 
 
 def tables(rows: Sequence[Mapping[str, Any]]) -> str:

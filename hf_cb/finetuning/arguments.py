@@ -1,24 +1,26 @@
 """Arguments of fine-tuning: transformers' own with defaults for images, the model's and the augmentation's."""
 
-import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.hf_argparser import string_to_bool
 
-from ..cli.flags import Checked, HfArg
+from ..cli.flags import Checked, HfArg, ThreadArguments
 from ..cli.parser import ArgumentParser
 from ..errors import UsageError
 from ..models.lora import TARGET_MODULES
+from .checkpoints import check_readable, is_whole, whole_checkpoints
 
 
 LATEST = "latest"
 
 
 @dataclass
-class ModelArguments(Checked):
+class ModelArguments(ThreadArguments):
     """What is fine-tuned, and with how many parameters."""
 
     _argument_group_name = "model"
@@ -47,6 +49,7 @@ class ModelArguments(Checked):
     )
 
     def __post_init__(self) -> None:
+        self.check_threads()
         self.require_all("lora_r", lambda rank: rank >= 1, "at least 1")
         self.require_all("lora_dropout", lambda share: 0 <= share < 1, "a number in [0, 1)")
         self.require_all("lora_alpha", lambda alpha: 0 < alpha < float("inf"), "a number above 0")
@@ -74,11 +77,13 @@ class AugmentationArguments(Checked):
     crop_scale: float | None = HfArg(
         default=None, help="Smallest share of an image's area that is cut out; usually 0.08, for the digits 0.6."
     )
-    horizontal_flip: bool | None = HfArg(
-        default=None, help="Mirror half of the images; usually yes, for the digits no. Say no for letters and signs."
+    horizontal_flip: float | None = HfArg(
+        default=None,
+        help="Probability of a horizontal flip; usually 0.5, for the digits 0. Give 0 for letters and signs.",
     )
 
     def __post_init__(self) -> None:
+        self.require_all("horizontal_flip", lambda share: 0 <= share <= 1, "a probability from 0 to 1")
         self.require_all("crop_scale", lambda share: 0 < share <= 1, "a number in (0, 1]")
 
 
@@ -132,7 +137,8 @@ def find_checkpoint(arguments: FineTuningArguments) -> str | None:
     """The checkpoint to go on from; None to start from the beginning, as where the latest was asked for and none is.
 
     Raises:
-        UsageError: what was asked for is no checkpoint that was written whole, or nothing is to be trained.
+        UsageError: what was asked for is no checkpoint that was written whole, or is damaged, or nothing is to be
+            trained.
     """
     asked = arguments.resume_from_checkpoint
     if asked is None or asked.lower() == "false":
@@ -140,27 +146,39 @@ def find_checkpoint(arguments: FineTuningArguments) -> str | None:
     if not arguments.do_train:
         raise UsageError("`resume_from_checkpoint` is for training: give --do_train too.")
     if asked.lower() in (LATEST, "true"):
-        whole = [folder for folder in Path(arguments.output_dir).glob("checkpoint-*") if _is_whole(folder)]
-        return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
-    if not _is_whole(Path(asked)):
+        found = whole_checkpoints(Path(arguments.output_dir))
+        if not found:
+            return None
+        asked = str(found[-1])
+    if not is_whole(Path(asked)):
         raise UsageError(f"`resume_from_checkpoint` must name a checkpoint that Trainer saved whole, got {asked!r}.")
+    check_readable(Path(asked))
     return asked
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    """Whether Trainer came to the end of writing it: its own state is the last file."""
+def _probability(text: str) -> float | None:
+    if text == "none":
+        return None
     try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
+        return float(text)
+    except ValueError:
+        probability = 0.5 if string_to_bool(text) else 0.0
+    print(f"--horizontal_flip is a probability now: {text} is {probability:g}.", file=sys.stderr)
+    return probability
+
+
+# argparse names it in its messages
+_probability.__name__ = "float or none"
 
 
 class FineTuningParser(ArgumentParser):
-    """`ArgumentParser` in which `--resume_from_checkpoint` alone means the latest one."""
+    """`ArgumentParser` in which `--resume_from_checkpoint` alone means the latest one, and a flip may be yes or no."""
 
     def __init__(self, *dataclass_types: type, **kwargs: Any):
         super().__init__(*dataclass_types, **kwargs)
         for action in self._actions:
             if action.dest == "resume_from_checkpoint":
                 action.nargs, action.const = "?", LATEST
+            if action.dest == "horizontal_flip":
+                # it was a switch once
+                action.nargs, action.const, action.type = "?", 0.5, _probability

@@ -41,9 +41,10 @@ class FineTuned:
             # an adapter's folder has the configuration of the whole model beside it, with techniques and labels
             self.model.config.save_pretrained(folder)
             self.image_processor.save_pretrained(folder)
-            self._card(output_dir.absolute().name).save(folder / "README.md")
+            name = output_dir.absolute().name
+            self._card(name).save(folder / "README.md")
             if self.results["history"]:
-                save_training_curves(self.results["history"], folder / "training_curves.png")
+                save_training_curves(self.results["history"], folder / "training_curves.png", name)
             write_results(self.results, folder)
 
     def _card(self, name: str) -> ModelCard:

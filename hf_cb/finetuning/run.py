@@ -1,12 +1,15 @@
 """The parts of a fine-tuning run: the model, Trainer, the training, and what is left of it."""
 
 import shutil
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback
 
 from ..cli.output_dir import replacing
+from ..cli.parser import print_next
 from ..cli.record import describe_run
 from ..data.dataset import ImageDataset
 from ..data.sources import ImageData
@@ -22,6 +25,7 @@ from .report import FineTuned, write_results
 from .trainer import (
     Collator,
     EpochImages,
+    EpochLines,
     FineTuner,
     NewEpoch,
     compute_metrics,
@@ -67,8 +71,9 @@ def make_trainer(
     eval_data: ImageDataset | None,
 ) -> FineTuner:
     """Trainer, ready."""
+    is_silent, training.disable_tqdm = training.disable_tqdm, training.disable_tqdm or not sys.stderr.isatty()
     try:
-        return FineTuner(
+        trainer = FineTuner(
             model=model,
             args=training,
             data_collator=Collator(),
@@ -83,6 +88,11 @@ def make_trainer(
     # a service that is not installed, arithmetic that the device lacks, a Hub that refuses
     except (ValueError, ImportError, RuntimeError, OSError) as error:
         raise UsageError(f"the training cannot be set up: {error}") from error
+    if training.disable_tqdm and not is_silent:
+        # its lines are dictionaries
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(EpochLines)
+    return trainer
 
 
 def train(trainer: FineTuner, checkpoint: str | None, output_dir: Path) -> dict[str, Any]:
@@ -128,8 +138,9 @@ def save(
     arguments: ModelArguments,
     data: ImageData,
     command: str,
+    source: Sequence[str] = (),
 ) -> None:
-    """Everything that the run leaves, at once."""
+    """Everything that the run leaves, at once; `source` are the flags of where the data come from."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     if not trainer.args.do_train:
         with replacing(output_dir, replaced=()) as folder:
@@ -142,3 +153,5 @@ def save(
         outcome.save(output_dir)
     if trainer.args.do_eval:
         print(f"accuracy {results['eval_accuracy']:.4f} on {results['eval_samples']} images: {output_dir}")
+    if trainer.args.do_train:
+        print_next("evaluate", "--model_name_or_path", str(output_dir), *source)

@@ -1,6 +1,7 @@
 """Fine-tuning with transformers' Trainer: augmentation, metrics, and what Trainer needs told."""
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -39,14 +40,14 @@ class RandomView:
     Args:
         image_processor: gives size, interpolation and normalisation.
         crop_scale: smallest share of the area.
-        horizontal_flip: mirror half of the images.
+        horizontal_flip: probability that an image is mirrored.
     """
 
-    def __init__(self, image_processor: BaseImageProcessor, crop_scale: float, horizontal_flip: bool):
+    def __init__(self, image_processor: BaseImageProcessor, crop_scale: float, horizontal_flip: float):
         self.scale = PixelScale(image_processor)
         interpolation = PIL_INTERPOLATIONS.get(image_processor.resample, InterpolationMode.BILINEAR)
         crop = v2.RandomResizedCrop(self.scale.size, scale=(crop_scale, 1.0), interpolation=interpolation)
-        self.augment = v2.Compose([crop, v2.RandomHorizontalFlip(0.5 if horizontal_flip else 0.0)])
+        self.augment = v2.Compose([crop, v2.RandomHorizontalFlip(horizontal_flip)])
 
     def __call__(self, image: PILImage.Image) -> Tensor:
         """An RGB image to [3, height, width] in float32."""
@@ -69,7 +70,7 @@ def make_augmentation(
     """The augmentation that was asked for, or what is usual for the data."""
     scale, flip = arguments.crop_scale, arguments.horizontal_flip
     scale = (DIGITS_CROP_SCALE if is_digits else 0.08) if scale is None else scale
-    return RandomView(image_processor, scale, not is_digits if flip is None else flip)
+    return RandomView(image_processor, scale, (0.0 if is_digits else 0.5) if flip is None else flip)
 
 
 class Collator:
@@ -109,6 +110,16 @@ class NewEpoch(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.data.set_epoch(int(state.epoch or 0))
+
+
+class EpochLines(TrainerCallback):
+    """A line after each evaluation and each report of the loss, where a progress bar would fill a log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        shown = {name: (logs or {}).get(name) for name in ("loss", "eval_loss", "eval_accuracy")}
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in shown.items() if isinstance(value, float))
+        if numbers and state.is_world_process_zero:
+            print(f"epoch {state.epoch or 0:g}/{args.num_train_epochs:g}: {numbers}", file=sys.stderr, flush=True)
 
 
 class FineTuner(Trainer):

@@ -172,9 +172,16 @@ def push_run(destination: Destination, output_dir: str | Path, show_progress: bo
             output_dir, destination.repo_id, destination.private, destination.branch, show_progress=show_progress
         )
     except HubError as error:
-        command = ["python", "scripts/push_to_hub.py", "--model_dir", str(output_dir), "--repo_id", destination.repo_id]
-        command += ["--private"] if destination.private else []
-        command += ["--revision", destination.branch] if destination.branch != DEFAULT_BRANCH else []
+        command = [
+            "python",
+            "scripts/push_to_hub.py",
+            "--model_dir",
+            str(output_dir),
+            "--hub_model_id",
+            destination.repo_id,
+        ]
+        command += ["--hub_private_repo"] if destination.private else []
+        command += ["--hub_revision", destination.branch] if destination.branch != DEFAULT_BRANCH else []
         raise HubError(f"{error} The model is in {output_dir}; `{shlex.join(command)}` pushes it.") from None
 
 

@@ -1,7 +1,8 @@
 """Parts of model cards, of which a push renders some anew in a card that is there."""
 
 import re
-from pathlib import Path
+import shlex
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from jinja2 import Template
@@ -21,6 +22,25 @@ BLOCK = "<!-- {name} -->\n{text}\n<!-- end of {name} -->"
 def render_template(file: str, **variables: Any) -> str:
     """A file of `templates/` with its variables filled in."""
     return Template((TEMPLATES / file).read_text()).render(**variables).rstrip()
+
+
+def without_way(path: str) -> str:
+    """A path's last part where it is absolute: the way to it is of one machine alone."""
+    kind = next((kind for kind in (PurePosixPath, PureWindowsPath) if kind(path).is_absolute()), None)
+    return path if kind is None else kind(path).name or path
+
+
+def portable_command(command: str) -> str:
+    """A command line without absolute paths, for a card."""
+    words = shlex.split(command)
+    # `--flag=path` is one word
+    short = [f"{flag}{equals}{without_way(path)}" for flag, equals, path in map(_flag_and_value, words)]
+    return command if short == words else shlex.join(short)
+
+
+def _flag_and_value(word: str) -> tuple[str, str, str]:
+    flag, equals, value = word.partition("=")
+    return (flag, equals, value) if word.startswith("-") and equals else ("", "", word)
 
 
 def loading_block(task: str, address: str, revision: str, is_pushed: bool = True) -> str:

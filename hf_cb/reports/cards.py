@@ -11,7 +11,16 @@ from transformers import PreTrainedConfig
 
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ViTCBConfig
-from .card_blocks import ADDRESS, BLOCK, REVISION, TEMPLATES, loading_block, render_template, results_block
+from .card_blocks import (
+    ADDRESS,
+    BLOCK,
+    REVISION,
+    TEMPLATES,
+    loading_block,
+    portable_command,
+    render_template,
+    results_block,
+)
 from .papers import CB_PAPER, SCALE_PAPER
 
 
@@ -22,13 +31,15 @@ POSITIONS = {
     "attn_end": "at the end of every attention branch",
 }
 WHY_BROADCAST = (
-    "Learned attention maps are dense, although softmax makes dense maps hard to learn; the tokens' mean, the densest"
-    " interaction there is, is handed to every token directly, which leaves attention free for sparser ones"
+    "Learned attention maps are dense, although softmax makes dense maps hard to learn; CB supplies the densest"
+    " interaction there is, the tokens' mean, to every token, so that attention need not be dense"
 )
 WHY_SCALE = (
-    "Self-attention is a low-pass filter, so that in deep models little but the tokens' mean remains; learned scales"
-    " let a model keep what differs between tokens"
+    "It acts against over-smoothing: self-attention is a low-pass filter, which leaves deep models with little but the"
+    " tokens' mean; learned scales weigh the mean (DC) and what differs between tokens (HC) apart"
 )
+# with fewer, nearly any answer is among the first five
+FEWEST_CLASSES_FOR_TOP_5 = 6
 TECHNIQUE_TAGS = {
     "Context Broadcasting": "context-broadcasting",
     "dimension-scaled Context Broadcasting": "context-broadcasting",
@@ -106,12 +117,15 @@ def render_card(
 
     Args:
         config: of the model.
-        results: of the run, as in `all_results.json`; a base model is its `arguments["model_name_or_path"]`.
+        results: of the run, as in `all_results.json`; a base model is its `arguments["model_name_or_path"]`. With a
+            `history`, `training_curves.png` lies beside the card.
         data: what it was trained and tested on.
         command: the exact command line.
         name: the folder's name.
     """
     base = results["arguments"].get("model_name_or_path")
+    if (config.num_labels or 0) < FEWEST_CLASSES_FOR_TOP_5:
+        results = {key: value for key, value in results.items() if key != "eval_top_5_accuracy"}
     return ModelCard.from_template(
         _metadata(config, results, data, name),
         template_path=str(TEMPLATES / "model_card.md"),
@@ -119,8 +133,9 @@ def render_card(
         origin="fine-tuned" if base else "trained",
         base_model=base and _describe_base(base),
         data_description=data.description,
-        command=command,
+        command=portable_command(command),
         training_description=_training(results),
+        has_curves=bool(results.get("history")),
         results_block=results_block(results),
         limits=data.limits,
     )
@@ -161,7 +176,7 @@ def render_untold_card(config: ViTCBConfig, name: str, architecture: str) -> Mod
 
 def _metadata(config: PreTrainedConfig, results: dict[str, Any], data: DataDescription, name: str) -> ModelCardData:
     base = results["arguments"].get("model_name_or_path")
-    base_fields = {"base_model": base, "base_model_relation": "finetune"} if base and _is_on_hub(base) else {}
+    base_fields = {"base_model": base, "base_model_relation": "finetune"} if base and is_on_hub(base) else {}
     metrics = {"accuracy": "eval_accuracy", "top 5 accuracy": "eval_top_5_accuracy"}
     return ModelCardData(
         library_name="transformers",
@@ -198,13 +213,14 @@ def _is_repo_id(name: str) -> bool:
     return True
 
 
-def _is_on_hub(model: str) -> bool:
+def is_on_hub(model: str) -> bool:
+    """Whether a model's name can be that of a repository, and is no folder here."""
     return _is_repo_id(model) and not Path(model).exists()
 
 
 def _describe_base(model: str) -> str:
     # a path would tell a reader nothing
-    return f"[{model}](https://huggingface.co/{model})" if _is_on_hub(model) else f"a local model, `{Path(model).name}`"
+    return f"[{model}](https://huggingface.co/{model})" if is_on_hub(model) else f"a local model, `{Path(model).name}`"
 
 
 def architecture_of(config: ViTCBConfig) -> str:

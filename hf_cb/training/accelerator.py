@@ -26,8 +26,7 @@ def make_accelerator(arguments: LoopArguments, tracking: TrackingArguments, fold
     Raises:
         UsageError: the device cannot compute in the precision that was asked for, or a tracker is not installed.
     """
-    if arguments.num_cpu_threads:
-        torch.set_num_threads(arguments.num_cpu_threads)
+    arguments.limit_threads()
     # a plugin, since the bare number gives way to an environment variable; the loaders are not Accelerate's
     accumulation = GradientAccumulationPlugin(arguments.gradient_accumulation_steps, sync_with_dataloader=False)
     try:

@@ -4,7 +4,7 @@ import math
 import os
 from dataclasses import dataclass
 
-from ..cli.flags import Checked, HfArg
+from ..cli.flags import Checked, HfArg, ThreadArguments
 from ..cli.record import available_cores
 from ..errors import UsageError
 from ..vit_cb.configuration_vit_cb import PRESETS
@@ -49,7 +49,9 @@ class DistillationArguments(Checked):
         default=None, help="Image classifier of the same classes, in the same order, to learn from."
     )
     distillation_type: str = HfArg(
-        default="hard", help="Learn its first guess, or its probabilities.", metadata={"choices": ["soft", "hard"]}
+        default="hard",
+        help="hard: learn the teacher's first guess; soft: learn its probabilities.",
+        metadata={"choices": ["soft", "hard"]},
     )
     distillation_alpha: float = HfArg(default=0.5, help="Weight of the teacher in the loss.")
     distillation_tau: float = HfArg(default=1.0, help="Temperature of soft distillation.")
@@ -60,7 +62,7 @@ class DistillationArguments(Checked):
 
 
 @dataclass
-class LoopArguments(Checked):
+class LoopArguments(ThreadArguments):
     """How a model is trained."""
 
     _argument_group_name = "loop"
@@ -99,11 +101,6 @@ class LoopArguments(Checked):
         default=None,
         help="Processes that load images, for each training process; by default as many as it has cores, 8 at most.",
     )
-    num_cpu_threads: int = HfArg(
-        default=1,
-        help="Threads of a process for arithmetic on a CPU; 0 leaves it to torch. Small models gain little from a"
-        " second one, and lose much where it has to wait for a busy core.",
-    )
     seed: int = HfArg(default=0, help="Seed of weights, order and augmentation.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
@@ -125,9 +122,8 @@ class LoopArguments(Checked):
             lambda value: 0 <= value < math.inf,
             "a number of at least 0",
         )
-        self.require_all("dataloader_num_workers num_cpu_threads", lambda value: value >= 0, "at least 0")
-        # more than any machine has; torch takes no number beyond 31 bits
-        self.require("num_cpu_threads", self.num_cpu_threads <= 1024, "at most 1024")
+        self.require_all("dataloader_num_workers", lambda value: value >= 0, "at least 0")
+        self.check_threads()
         # the range of numpy's and torch's seeds
         self.require("seed", 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
         if self.save_ema and not self.ema_decay:

@@ -118,7 +118,7 @@ class RunCheckpoints:
         Raises:
             UsageError: the checkpoint is of a run with other arguments, or cannot be read.
         """
-        content = read_checkpoint(checkpoint)
+        content = read_progress(checkpoint)
         self._require_same_run(checkpoint, content["run"])
         try:
             self.accelerator.load_state(str(checkpoint))
@@ -141,7 +141,7 @@ class RunCheckpoints:
             )
 
 
-def read_checkpoint(checkpoint: Path) -> dict[str, Any]:
+def read_progress(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says of its run.
 
     Raises:
@@ -164,7 +164,7 @@ def complete_checkpoints(folder: Path) -> list[Path]:
     for path in folder.glob("*_*"):
         if NAME.fullmatch(path.name) and path.is_dir():
             with suppress(UsageError):
-                found.append((read_checkpoint(path)["progress"]["step"], path))
+                found.append((read_progress(path)["progress"]["step"], path))
     return [path for _, path in sorted(found)]
 
 
@@ -181,7 +181,7 @@ def checkpoint_to_resume(folder: Path, name: str | None) -> Path | None:
     if name is None:
         return None
     if name != LATEST:
-        read_checkpoint(Path(name))
+        read_progress(Path(name))
         return Path(name)
     return next(reversed(complete_checkpoints(folder)), None)
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..cli.flags import Checked
 from ..data.augmentation import Normalization
 from ..errors import UsageError
 from ..models.classifier import Classifier, load_classifier
@@ -49,7 +50,7 @@ def hard_distillation(outputs: Tensor, teacher_outputs: Tensor) -> Tensor:
 
 
 @dataclass
-class DistillationLoss:
+class DistillationLoss(Checked):
     """`(1 - alpha) base_loss + alpha distillation`, the latter soft or hard as above.
 
     DeiT's student has a second head on a distillation token; here the one head learns from both.
@@ -64,7 +65,7 @@ class DistillationLoss:
         image_std: likewise.
 
     Raises:
-        ValueError: a value is not allowed.
+        UsageError: a value is not allowed.
     """
 
     base_loss: Callable[[Tensor, Tensor], Tensor]
@@ -76,12 +77,9 @@ class DistillationLoss:
     image_std: Sequence[float] = (1.0, 1.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"`distillation_type` must be 'soft' or 'hard', got {self.kind!r}.")
-        if not 0 <= self.alpha <= 1:
-            raise ValueError(f"`distillation_alpha` must be a number from 0 to 1, got {self.alpha!r}.")
-        if not 0 < self.tau < float("inf"):
-            raise ValueError(f"`distillation_tau` must be a number above 0, got {self.tau!r}.")
+        self.require_all("kind", lambda kind: kind in KINDS, "'soft' or 'hard'")
+        self.require_all("alpha", lambda alpha: 0 <= alpha <= 1, "a number from 0 to 1")
+        self.require_all("tau", lambda tau: 0 < tau < float("inf"), "a number above 0")
 
     def __call__(self, outputs: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         """The loss of a batch.

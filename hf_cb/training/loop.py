@@ -1,6 +1,7 @@
 """The training loop, with Accelerate: resumable after every update, to the bit."""
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,7 +156,7 @@ class Training:
         self.started = time.perf_counter() - self.progress.seconds
         total = self.loop.num_train_epochs * self.updates_per_epoch * self.images_per_update
         done = self.progress.step * self.images_per_update
-        hidden = self.loop.disable_tqdm or not self.accelerator.is_main_process
+        hidden = self.loop.disable_tqdm or not self.accelerator.is_main_process or not sys.stderr.isatty()
         with (
             self.termination,
             progress_bar(total=total, initial=done, unit="img", unit_scale=True, disable=hidden) as self.bar,
@@ -214,7 +215,11 @@ class Training:
         self.bar.set_postfix(self._postfix(mean), refresh=False)
 
     def _postfix(self, loss: float) -> dict[str, Any]:
-        shown = {"epoch": self.progress.epoch + 1, "loss": f"{loss:.3f}", "lr": f"{self.rate:.1e}"}
+        shown = {
+            "epoch": f"{self.progress.epoch + 1}/{self.loop.num_train_epochs}",
+            "loss": f"{loss:.3f}",
+            "lr": f"{self.rate:.1e}",
+        }
         if self.progress.history:
             shown["accuracy"] = f"{self.progress.history[-1]['eval_accuracy']:.3f}"
         return shown
@@ -261,10 +266,17 @@ class Training:
         row = {"epoch": progress.epoch, "train_loss": progress.loss_sum / progress.loss_count, **metrics}
         progress.history.append(row)
         progress.updates, progress.loss_sum, progress.loss_count = 0, 0.0, 0
+        self._tell_of_epoch(row)
         if self.arguments.tracking.with_tracking:
             self.accelerator.log(row, step=progress.step)
         if self.arguments.checkpoints.checkpointing_steps == "epoch":
             self._save(f"epoch_{progress.epoch}")
+
+    def _tell_of_epoch(self, row: dict[str, Any]) -> None:
+        """Off a terminal, a line in place of the bar."""
+        if self.accelerator.is_main_process and not self.loop.disable_tqdm and not sys.stderr.isatty():
+            numbers = f"loss {row['train_loss']:.4f}, accuracy {row['eval_accuracy']:.4f}"
+            print(f"epoch {row['epoch']}/{self.loop.num_train_epochs}: {numbers}", file=sys.stderr, flush=True)
 
     def _results(self) -> dict[str, Any]:
         if not self.learner.has_finite_weights():

@@ -27,7 +27,15 @@ from transformers.models.vit.modeling_vit import (
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vit_cb import Size, ViTCBConfig, as_pair
-from .layers_vit_cb import AttnScale, ContextBroadcast, FeatScale, ZeroStart
+from .layers_vit_cb import (
+    AttnScale,
+    ContextBroadcast,
+    FeatScale,
+    ZeroStart,
+    is_plain,
+    projection_with_context,
+    scaled_projection,
+)
 from .loading_vit_cb import (
     rename_saved_layers,
     resample_position_embeddings,
@@ -54,10 +62,14 @@ class ViTCBAttention(ViTAttention):
         hidden_states: Tensor,
         attention_mask: Tensor | None = None,
         token_mask: Tensor | None = None,
+        feat_scale: FeatScale | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """[B, N, D] to [B, N, D] and the softmax attention A, [B, H, N, N], where the kernel returns it."""
-        if self.attn_scale is None:
+        """[B, N, D] to [B, N, D] and the softmax attention A, [B, H, N, N], where the kernel returns it.
+
+        With `feat_scale`, the former with FeatScale: what the layer would apply to it otherwise.
+        """
+        if self.attn_scale is None and feat_scale is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
         batch_shape = hidden_states.shape[:-1]
         query, key, value = (
@@ -77,28 +89,34 @@ class ViTCBAttention(ViTAttention):
             scaling=self.scaling,
             **kwargs,
         )
-        output = self.attn_scale(output, value, token_mask)
-        return self.o_proj(output.reshape(*batch_shape, -1)), attention
+        return scaled_projection(self.o_proj, output, value, token_mask, self.attn_scale, feat_scale), attention
 
 
 class ViTCBMLP(ViTMLP):
-    """ViT's MLP, with Context Broadcasting before its second linear layer where `cb` is given."""
+    """ViT's MLP, with Context Broadcasting before or after its second linear layer where `cb` is given."""
 
     def forward(
-        self, hidden_states: Tensor, cb: ContextBroadcast | None = None, token_mask: Tensor | None = None
+        self,
+        hidden_states: Tensor,
+        cb: ContextBroadcast | None = None,
+        token_mask: Tensor | None = None,
+        cb_position: str | None = "mlp_mid",
     ) -> Tensor:
-        """[B, N, D] to [B, N, D]."""
+        """[B, N, D] to [B, N, D]; `cb` is at "mlp_mid" or "mlp_end"."""
         if cb is None:
             return super().forward(hidden_states)
         hidden_states = self.activation_fn(self.fc1(hidden_states))
-        return self.fc2(cb(hidden_states, token_mask))
+        if cb_position == "mlp_mid":
+            return self.fc2(cb(hidden_states, token_mask))
+        return projection_with_context(self.fc2, cb, hidden_states, token_mask)
 
 
 class ViTCBLayer(ViTLayer):
     """ViT's layer with the techniques that the configuration asks for at this index.
 
-    The order on the attention branch is attention, FeatScale, CB at `attn_end`, dropout, stochastic depth; on the MLP
-    branch CB at `mlp_front`, `mlp_mid` or `mlp_end`, dropout, stochastic depth.
+    The order on the attention branch is attention, dropout, FeatScale, CB at `attn_end`, stochastic depth; on the MLP
+    branch CB at `mlp_front`, MLP with CB at `mlp_mid`, dropout, CB at `mlp_end`, stochastic depth. Where dropout is off
+    and no hook would notice, attention and MLP apply FeatScale and CB at `mlp_end` themselves, for less.
     """
 
     def __init__(self, config: ViTCBConfig, layer_index: int):
@@ -126,20 +144,36 @@ class ViTCBLayer(ViTLayer):
         **kwargs: Any,
     ) -> Tensor:
         """[B, N, D], ViT's mask for its attention kernel and our [B, N] for the means, to [B, N, D]."""
-        branch = self.layernorm_before(hidden_states)
-        branch, _ = self.attention(branch, attention_mask, token_mask=token_mask, **kwargs)
-        if self.feat_scale is not None:
+        branch = self._attend(self.layernorm_before(hidden_states), attention_mask, token_mask, **kwargs)
+        hidden_states = drop_path(branch, self.drop_path_rate, self.training) + hidden_states
+        branch = self._transform(self.layernorm_after(hidden_states), token_mask)
+        return drop_path(branch, self.drop_path_rate, self.training) + hidden_states
+
+    def _attend(
+        self, tokens: Tensor, attention_mask: Tensor | None, token_mask: Tensor | None, **kwargs: Any
+    ) -> Tensor:
+        inside = self.feat_scale is not None and self._leads_on(self.attention, ViTCBAttention)
+        if inside:
+            kwargs["feat_scale"] = self.feat_scale
+        branch, _ = self.attention(tokens, attention_mask, token_mask=token_mask, **kwargs)
+        branch = self.dropout(branch)
+        if self.feat_scale is not None and not inside:
             branch = self.feat_scale(branch, token_mask)
-        branch = self._broadcast_at("attn_end", branch, token_mask)
-        hidden_states = self._drop(branch) + hidden_states
+        return self._broadcast_at("attn_end", branch, token_mask)
 
-        branch = self._broadcast_at("mlp_front", self.layernorm_after(hidden_states), token_mask)
-        branch = self.mlp(branch, self.cb if self.cb_position == "mlp_mid" else None, token_mask)
-        branch = self._broadcast_at("mlp_end", branch, token_mask)
-        return self._drop(branch) + hidden_states
+    def _transform(self, tokens: Tensor, token_mask: Tensor | None) -> Tensor:
+        tokens = self._broadcast_at("mlp_front", tokens, token_mask)
+        inside = self.cb_position == "mlp_mid"
+        if self.cb_position == "mlp_end":
+            inside = self._leads_on(self.mlp, ViTCBMLP)
+        branch = self.dropout(self.mlp(tokens, self.cb if inside else None, token_mask, self.cb_position))
+        return branch if inside else self._broadcast_at("mlp_end", branch, token_mask)
 
-    def _drop(self, branch: Tensor) -> Tensor:
-        return drop_path(self.dropout(branch), self.drop_path_rate, self.training)
+    def _leads_on(self, part: nn.Module, kind: type[nn.Module]) -> bool:
+        """Whether what a part returns goes on as it is to what follows dropout, and nothing else looks at it."""
+        if not (is_plain(self.dropout, nn.Dropout) and is_plain(part, kind)):
+            return False
+        return self.dropout.p == 0 or not self.dropout.training
 
     def _broadcast_at(self, position: str, tokens: Tensor, token_mask: Tensor | None) -> Tensor:
         return self.cb(tokens, token_mask) if self.cb_position == position else tokens

@@ -23,6 +23,7 @@ from hf_cb.cli.parser import run
 from hf_cb.data.digits import load_digits
 from hf_cb.data.sources import DataArguments, load_data
 from hf_cb.errors import UsageError
+from hf_cb.reports.figures import DOTS_PER_INCH
 
 
 SIZES = {
@@ -67,7 +68,7 @@ def save(config, folder, seed=0):
 def run_script(script, paths, output_dir, *arguments):
     script.main(
         ["--model_name_or_path", *paths, "--output_dir", str(output_dir), "--disable_tqdm"]
-        + ["--max_samples", str(NUM_IMAGES), *arguments]
+        + ["--max_eval_samples", str(NUM_IMAGES), *arguments]
     )
     return json.loads((output_dir / "analysis.json").read_text())
 
@@ -211,6 +212,20 @@ def test_the_report_is_one_well_formed_file_that_loads_nothing(analysed):
         assert attributes.get("src", "data:").startswith("data:")
         assert attributes.get("href", "#").startswith("#")
     assert "url(" not in (folder / "report.html").read_text()
+
+
+def test_the_report_can_be_read_on_a_telephone(analysed):
+    report = (analysed[0] / "report.html").read_text()
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in report
+    # what is broader than the screen is pushed sideways, or shrinks to it
+    assert ".wide { overflow-x: auto; }" in report and "max-width: min(100%" in report
+    assert len(re.findall(r'<div class="wide"><table', report)) == report.count("<table") == 2
+    alt = re.findall(r'<div( class="wide")?><img alt="(\w+)', report)
+    assert len(alt) == report.count("<img")
+    assert all(bool(is_wide) == (title == "Examples") for is_wide, title in alt)
+    # letters of 10 points are as high there: an inch of the picture is at least 60 of the screen's 358 pixels
+    pictures = [Image.open(file) for file in analysed[0].glob("*.png") if not file.name.startswith("examples")]
+    assert len(pictures) == len(NAMES) and max(picture.size[0] / DOTS_PER_INCH for picture in pictures) <= 358 / 60
 
 
 def test_the_report_holds_every_picture_with_its_source(analysed, paths):
@@ -376,7 +391,7 @@ def test_a_model_that_cannot_be_measured_is_one_line_with_its_name(
 ):
     make(tmp_path / "bad", paths)
     arguments = ["--model_name_or_path", paths["vit"], str(tmp_path / "bad"), "--output_dir", str(tmp_path / "out")]
-    err = failing(analyze_script, [*arguments, "--max_samples", "2", "--disable_tqdm"], capsys)
+    err = failing(analyze_script, [*arguments, "--max_eval_samples", "2", "--disable_tqdm"], capsys)
     assert named in err and str(tmp_path / "bad") in err
     assert not (tmp_path / "out").exists()
 
@@ -395,7 +410,7 @@ BAD_FLAGS = {
     "no models": (["--model_name_or_path"], "at least one model"),
     "a model twice": (["--model_name_or_path", "{vit}", "{vit}"], "twice"),
     "a folder that is not there": (["--model_name_or_path", "no/such/folder"], "no/such/folder"),
-    "no images": (["--max_samples", "0"], "max_samples"),
+    "no images": (["--max_eval_samples", "0"], "max_eval_samples"),
     "an empty batch": (["--per_device_eval_batch_size", "0"], "per_device_eval_batch_size"),
     "fewer examples than none": (["--num_examples", "-1"], "num_examples"),
     "an unknown flag": (["--max_images", "3"], "--max_images"),

@@ -1,8 +1,11 @@
 """Command lines: every configuration field is a flag, and a mistake is one line and exit code 2."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from hf_cb import ViTCBConfig
+from hf_cb.cli.flags import HfArg
 from hf_cb.cli.parser import ArgumentParser, ConfigArguments, config_overrides, run
 from hf_cb.errors import UsageError
 
@@ -138,3 +141,23 @@ def test_a_usage_error_of_several_lines_is_printed_as_one(capsys):
     with pytest.raises(SystemExit):
         run(main, [])
     assert capsys.readouterr().err.endswith("error: first second\n")
+
+
+def test_a_flag_with_another_name_than_it_had_is_taken_and_told_of(capsys):
+    @dataclass
+    class Renamed:
+        OLD_SPELLINGS = {"old_name": "name"}
+
+        name: str = HfArg(default="", help="A name.")
+
+    for words in (["--old_name", "x"], ["--old-name=x"]):
+        (parsed,) = ArgumentParser(Renamed).parse(words)
+        assert parsed.name == "x"
+        assert "--old_name is now called --name" in capsys.readouterr().err
+
+
+def test_the_techniques_come_first_in_help_with_a_sentence_each():
+    told = ArgumentParser(ConfigArguments, prog="x").format_help()
+    assert told.index("techniques:") < told.index("model:")
+    told = told[told.index("techniques:") :]
+    assert told.index("--attn_scale") < told.index("model:") < told.index("--hidden_size")

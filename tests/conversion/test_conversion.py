@@ -20,8 +20,8 @@ from checkpoints import GOLDENS, SMALL, golden, save, timm_vit, to_google, with_
 from helpers import tiny_config, tiny_vit_config
 from hf_cb import ViTCBConfig, ViTCBForImageClassification
 from hf_cb.cli.parser import run
+from hf_cb.conversion.checkpoint import CheckpointError
 from hf_cb.conversion.convert import convert_checkpoint, to_timm_state_dict
-from hf_cb.conversion.files import CheckpointError
 from hf_cb.errors import UsageError
 
 
@@ -432,7 +432,7 @@ MISTAKES = {
     "heads that contradict lamb": (["--checkpoint", "lamb.pth", "--num_attention_heads", "4"], "'blocks.0.attn.lamb'"),
     "heads that do not divide": ([*PLAIN, "--num_attention_heads", "3"], "must divide the width 128, got 3"),
     "no heads": ([*PLAIN, "--num_attention_heads", "0"], "got 0"),
-    "heads that nothing tells": (["--checkpoint", "narrow.pth"], "--num_attention_heads"),
+    "heads that nothing tells": (["--checkpoint", "narrow.pth"], "give `num_attention_heads`"),
     "another factor": ([*PLAIN, "--featscale_gain", "3"], "must be 1 or 2, got 3"),
     "no moving average": ([*PLAIN, "--use_ema"], "model_ema"),
     "another broadcast": ([*PLAIN, "--context_broadcast", "mean"], "'mean'"),

@@ -10,8 +10,8 @@ from transformers import AutoImageProcessor, ViTImageProcessor, pipeline
 
 from checkpoints import save, timm_vit
 from hf_cb import ViTCBForImageClassification, ViTCBImageProcessor
+from hf_cb.conversion.checkpoint import CheckpointError
 from hf_cb.conversion.convert import convert_checkpoint
-from hf_cb.conversion.files import CheckpointError
 
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}

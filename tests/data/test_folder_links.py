@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from hf_cb.data.folder_splits import FolderRequest
-from hf_cb.data.folders import read_folders
+from hf_cb.data.layouts.folder_splits import FolderRequest
+from hf_cb.data.layouts.folders import read_folders
 from hf_cb.errors import UsageError
 from image_trees import classes, tree
 

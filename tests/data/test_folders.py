@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from hf_cb.data.folder_splits import FolderRequest
-from hf_cb.data.folders import read_folders
-from hf_cb.data.layout import split_kinds
+from hf_cb.data.layouts.folder_splits import FolderRequest
+from hf_cb.data.layouts.folders import read_folders
+from hf_cb.data.layouts.layout import split_kinds
 from hf_cb.errors import UsageError
 from image_trees import classes, image, tree
 

@@ -14,6 +14,8 @@ from accelerate import (
 )
 from packaging.version import Version
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -155,7 +157,7 @@ def test_fsdp_wraps_each_layer(model_class):
     assert wrapped_by(plugin.auto_wrap_policy, model) == layers | {model.base_model.embeddings}
 
 
-# DDP
+# DDP and FSDP2
 
 
 @pytest.fixture
@@ -180,6 +182,32 @@ def test_ddp_finds_no_unused_parameter(model_class, targets, fields, images, one
     for forward in (parallel, parallel, alone, alone):
         forward(images, **targets).loss.backward()
     assert_close([p.grad for p in model.parameters()], [p.grad for p in alone.parameters()], **ROUNDING)
+
+
+SHARDED = {
+    "layers": lambda layer: [],
+    "attention": lambda layer: [layer.attention],
+    "projections": lambda layer: [layer.attention.o_proj, layer.mlp.fc2],
+    "techniques": lambda layer: [layer.attention.attn_scale, layer.feat_scale, layer.cb],
+}
+
+
+@each_case
+@pytest.mark.parametrize("parts", SHARDED.values(), ids=SHARDED)
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+def test_fsdp2_gives_the_gradients_whatever_is_sharded_apart(parts, fields, images, one_process):
+    model, alone = build(**fields).train(), build(**fields).train()
+    mesh = init_device_mesh("cpu", (1,))
+    for layer in model.vit.layers:
+        for part in parts(layer):
+            if part is not None:
+                fully_shard(part, mesh=mesh)
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for forward in (model, alone):
+        forward(images, labels=LABELS).loss.backward()
+    whole = [parameter.grad.full_tensor() for parameter in model.parameters()]
+    assert_close(whole, [parameter.grad for parameter in alone.parameters()], **ROUNDING)
 
 
 def test_ddp_finds_an_unused_parameter(images, one_process):

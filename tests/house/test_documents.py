@@ -19,8 +19,8 @@ README, MANUAL, CHANGELOG = ROOT / "README.md", ROOT / "scripts" / "README.md", 
 DOCUMENTS = [README, MANUAL, MAP, CHANGELOG]
 SCRIPTS = sorted(path.stem for path in (ROOT / "scripts").glob("*.py"))
 
-# of which only the changelog tells
-FLAGS_THAT_WENT = {"--what", "--compare_with"}
+# of which only the changelog tells: those that went, and the earlier names of others
+FLAGS_THAT_WENT = {"--what", "--compare_with", "--repo_id", "--private", "--revision", "--max_samples"}
 
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 

@@ -17,7 +17,7 @@ from helpers import tiny_config
 
 PACKAGE = Path(hf_cb.__file__).parent
 TOP = PACKAGE.parent
-ROOMS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
+ROOMS = sorted(path.parent for path in PACKAGE.glob("*/**/__init__.py"))
 # they hand on the names that the documentation publishes
 FACES = {"analysis", "conversion", "hub"}
 MOST_LINES = 60
@@ -84,16 +84,23 @@ def test_a_room_says_what_lives_there_and_what_it_may_touch(room):
 
 
 def functions_of(folder):
+    """Where each function stands, and its length: names repeat within a file, and files' names among rooms."""
     for file in sorted(folder.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.FunctionDef):
-                yield f"{file.name}:{node.name}", node.end_lineno - node.lineno + 1
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{file.relative_to(folder)}:{node.lineno}", node.end_lineno - node.lineno + 1
 
 
 def test_functions_are_short():
-    lengths = dict(functions_of(PACKAGE))
+    lengths = dict([*functions_of(PACKAGE), *functions_of(TOP / "scripts")])
     assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
     assert median(lengths.values()) < 10
+
+
+def test_a_long_function_is_found_beside_a_short_one_of_the_same_name(tmp_path):
+    body = "    def run(self):\n" + "        pass\n" * MOST_LINES
+    (tmp_path / "file.py").write_text(f"class Long:\n{body}\nclass Short:\n    def run(self):\n        pass\n")
+    assert max(length for _, length in functions_of(tmp_path)) == MOST_LINES + 1
 
 
 @pytest.mark.parametrize("script", sorted((TOP / "scripts").glob("*.py")), ids=lambda path: path.stem)

@@ -62,12 +62,12 @@ def pushed(push, folders):
     """Three models on the Hub; the converted one is private."""
 
     def push_one(name, *more, checked):
-        return push("--model_dir", folders[name], "--repo_id", f"ann/{name}", *more, token=ANN, checked=checked)
+        return push("--model_dir", folders[name], "--hub_model_id", f"ann/{name}", *more, token=ANN, checked=checked)
 
     return {
         "classifier": push_one("classifier", checked=True),
         "plain": push_one("plain", checked=False),
-        "converted": push_one("converted", "--private", checked=True),
+        "converted": push_one("converted", "--hub_private_repo", checked=True),
     }
 
 
@@ -77,7 +77,7 @@ def loaded(hub, push, pushed, folders, root):
 
     The code of `ann/pinned` changed after its push.
     """
-    push("--model_dir", folders["classifier"], "--repo_id", "ann/pinned", token=ANN)
+    push("--model_dir", folders["classifier"], "--hub_model_id", "ann/pinned", token=ANN)
     pinned = hub.model("ann/pinned")
     changed = {**pinned.files(), "modeling_vit_cb.py": b"raise RuntimeError('not what was read')"}
     pinned.commit("main", changed, "another version")
@@ -191,7 +191,7 @@ def test_saved_again_on_either_side_a_model_loads_on_the_other(loaded, folders, 
 
 
 def test_a_second_push_is_a_new_commit_without_what_is_gone_and_the_first_keeps_its_tag(push, hub, tmp_path):
-    arguments = ["--model_dir", classifier_folder(tmp_path / "run"), "--repo_id", "ann/again"]
+    arguments = ["--model_dir", classifier_folder(tmp_path / "run"), "--hub_model_id", "ann/again"]
     assert push(*arguments, token=ANN)["code"] == 0
     repository = hub.model("ann/again")
     first = repository.branches["main"]
@@ -219,13 +219,13 @@ def test_of_a_model_in_several_files_the_files_of_its_index_go(tmp_path):
 
 
 def test_the_same_push_again_makes_no_commit(push, hub, folders):
-    arguments = ["--model_dir", folders["plain"], "--repo_id", "ann/same"]
+    arguments = ["--model_dir", folders["plain"], "--hub_model_id", "ann/same"]
     assert push(*arguments, token=ANN)["code"] == push(*arguments, token=ANN)["code"] == 0
     assert len(hub.model("ann/same").titles) == 2 and len(hub.model("ann/same").tags) == 1
 
 
 def test_a_revision_is_a_branch_of_its_own(push, hub, folders):
-    arguments = ["--model_dir", folders["plain"], "--repo_id", "branched", "--revision", "trial"]
+    arguments = ["--model_dir", folders["plain"], "--hub_model_id", "branched", "--hub_revision", "trial"]
     assert push(*arguments, token=ANN)["code"] == 0
     repository = hub.model("ann/branched")
     assert repository.files("main").keys() == ATTRIBUTES
@@ -240,7 +240,7 @@ WEIGHTS = pytest.param("POST .*/lfs/objects/batch", id="weights", marks=pytest.m
 @pytest.mark.parametrize("lost", [pytest.param("POST .*/commit/main", id="commit"), WEIGHTS])
 def test_an_interrupted_push_leaves_the_last_commit_and_the_next_one_goes_through(lost, push, hub, tmp_path):
     folder, name = classifier_folder(tmp_path / "run"), f"ann/lost-{len(lost)}"
-    arguments = ["--model_dir", folder, "--repo_id", name]
+    arguments = ["--model_dir", folder, "--hub_model_id", name]
     assert push(*arguments, token=ANN)["code"] == 0
     repository = hub.model(name)
     before, tags = repository.branches["main"], dict(repository.tags)
@@ -256,7 +256,7 @@ def test_an_interrupted_push_leaves_the_last_commit_and_the_next_one_goes_throug
 
 
 def test_a_tag_that_was_not_set_is_set_by_the_same_push_again(push, hub, folders):
-    arguments = ["--model_dir", folders["plain"], "--repo_id", "ann/untagged"]
+    arguments = ["--model_dir", folders["plain"], "--hub_model_id", "ann/untagged"]
     hub.lose = "POST .*/tag/.*"
     answer = push(*arguments, token=ANN)
     hub.lose = None

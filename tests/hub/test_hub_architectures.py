@@ -13,5 +13,5 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("model", "said"), MISTAKES.values(), ids=MISTAKES)
 def test_a_model_of_another_architecture_is_refused_in_one_line(model, said, architectures, capsys):
-    given = ["--model_dir", architectures / model, "--repo_id", "ann/x", "--dry_run"]
+    given = ["--model_dir", architectures / model, "--hub_model_id", "ann/x", "--dry_run"]
     assert said in refusal("push_to_hub", given, capsys)

@@ -58,19 +58,19 @@ NOT_THERE = {
     "reading token": ("hf_token_of_rita", "rita/new", [], "The token of rita may only read"),
     "data set": (ANN, "ann/pictures", [], "ann/pictures is a data set on the Hub"),
     "space": (ANN, "ann/show", [], "ann/show is a Space on the Hub"),
-    "public and not private": (ANN, "ann/public", ["--private"], "ann/public is there and public"),
+    "public and not private": (ANN, "ann/public", ["--hub_private_repo"], "ann/public is there and public"),
     "name with its kind": (ANN, "datasets/ann/pictures", [], "`repo_id` must be USER/NAME"),
     "name that no repository has": (ANN, "ann/two words", [], "got 'ann/two words'"),
-    "commit": (ANN, "ann/public", ["--revision", "0" * 40], "`revision` must be the name of a branch"),
-    "tag": (ANN, "ann/public", ["--revision", "v1"], "'v1' is a tag of ann/public"),
-    "pull request": (ANN, "ann/public", ["--revision", "refs/pr/1"], "`revision` must be the name of a branch"),
+    "commit": (ANN, "ann/public", ["--hub_revision", "0" * 40], "`revision` must be the name of a branch"),
+    "tag": (ANN, "ann/public", ["--hub_revision", "v1"], "'v1' is a tag of ann/public"),
+    "pull request": (ANN, "ann/public", ["--hub_revision", "refs/pr/1"], "`revision` must be the name of a branch"),
 }
 
 
 @pytest.mark.parametrize(("token", "name", "more", "said"), NOT_THERE.values(), ids=NOT_THERE)
 def test_a_push_that_cannot_go_there_is_one_line_and_changes_nothing(token, name, more, said, push, hub, good):
     before = {key: (dict(repository.branches), dict(repository.tags)) for key, repository in hub.repositories.items()}
-    answer = push("--model_dir", good, "--repo_id", name, *more, token=token)
+    answer = push("--model_dir", good, "--hub_model_id", name, *more, token=token)
     assert answer["code"] == 2 and answer["out"] == "" and answer["err"].count("\n") == 1, answer
     assert said in answer["err"] and "Traceback" not in answer["err"]
     assert token is None or not any(part in answer["err"] for part in token.split())
@@ -161,7 +161,7 @@ NOT_FIT = {
 @pytest.mark.parametrize(("spoil", "said"), NOT_FIT.values(), ids=NOT_FIT)
 def test_a_folder_that_is_not_fit_is_one_line_and_makes_no_repository(spoil, said, push, hub, folder):
     spoil(folder)
-    answer = push("--model_dir", folder, "--repo_id", "ann/unfit", token=ANN)
+    answer = push("--model_dir", folder, "--hub_model_id", "ann/unfit", token=ANN)
     assert answer["code"] == 2 and answer["out"] == "" and answer["err"].count("\n") == 1, answer
     assert said in answer["err"] and "Traceback" not in answer["err"] and ANN not in answer["err"]
     assert hub.model("ann/unfit") is None
@@ -169,7 +169,7 @@ def test_a_folder_that_is_not_fit_is_one_line_and_makes_no_repository(spoil, sai
 
 def test_a_hub_that_does_not_answer_is_one_line(push, hub, good):
     hub.lose = ".*"
-    answer = push("--model_dir", good, "--repo_id", "ann/new", token=ANN)
+    answer = push("--model_dir", good, "--hub_model_id", "ann/new", token=ANN)
     hub.lose = None
     assert answer["code"] == 2 and answer["err"].count("\n") == 1
     assert "cannot be asked" in answer["err"] and "the connection to the Hub failed" in answer["err"]
@@ -181,7 +181,7 @@ def test_a_push_beside_another_is_refused_and_keeps_the_others_commit(push, hub,
     repository.commit("main", {}, "initial commit")
     hub.repositories["models", "ann/raced"] = repository
     hub.before["POST .*/commit/main"] = lambda: repository.commit("main", {"theirs": b""}, "another push")
-    answer = push("--model_dir", good, "--repo_id", "ann/raced", token=ANN)
+    answer = push("--model_dir", good, "--hub_model_id", "ann/raced", token=ANN)
     hub.before.clear()
     assert answer["code"] == 2 and "somebody else has pushed there meanwhile" in answer["err"]
     assert repository.files().keys() == {"theirs"} and repository.tags == {}
@@ -189,7 +189,7 @@ def test_a_push_beside_another_is_refused_and_keeps_the_others_commit(push, hub,
 
 def test_a_dry_run_tells_what_would_go_where_and_asks_nothing(push, hub, good):
     hub.requests.clear()
-    answer = push("--model_dir", good, "--repo_id", "ann/new", "--private", "--dry_run")
+    answer = push("--model_dir", good, "--hub_model_id", "ann/new", "--hub_private_repo", "--dry_run")
     assert answer["code"] == 0 and answer["err"] == ""
     assert "would go to ann/new, a private repository if it is new, branch main" in answer["out"]
     named = re.findall(r"bytes  (\S+)", answer["out"])

@@ -4,21 +4,26 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
+from transformers import ViTForImageClassification
 
-from helpers import tiny_config
+from helpers import tiny_config, tiny_vit_config
 from hf_cb.data.digits import DIGITS
 from hf_cb.reports.card_blocks import loading_block, replace_block
 from hf_cb.reports.cards import DataDescription, render_card, render_untold_card, techniques_of
+from hf_cb.reports.technique_card import render_technique_card
+from hf_cb.techniques.apply import apply_techniques, need_techniques
+from hf_cb.techniques.config import TechniqueConfig
 from hub_folders import EVERYTHING, RESULTS
 from reviewed_cards import MODEL_CARDS, reviewed_cards
 
 
 PICTURES = DataDescription("pictures", "imagefolder", "`pictures`: 3 classes.", "It answers with one of its classes.")
+CONFIG = tiny_config(**EVERYTHING, num_labels=10)
 
 
 def card_of(data=DIGITS, config=None, arguments=None, **results):
     results = {**RESULTS, **results, "arguments": {**RESULTS["arguments"], **(arguments or {})}}
-    return render_card(config or tiny_config(**EVERYTHING), results, data, "python scripts/train.py --seed 0", "run")
+    return render_card(config or CONFIG, results, data, "python scripts/train.py --seed 0", "run")
 
 
 def reread(card, tmp_path):
@@ -34,8 +39,10 @@ def test_a_reviewed_card_is_what_the_templates_give(name, tmp_path):
     assert "{{" not in expected and "{%" not in expected and "None" not in expected
 
 
-def test_every_reviewed_card_is_tested():
-    assert {file.name for file in MODEL_CARDS.iterdir()} == reviewed_cards().keys()
+def test_every_reviewed_card_is_tested_and_every_picture_of_one_is_there():
+    pictures = {name for card in reviewed_cards().values() for name in re.findall(r"!\[[^]]+\]\((.+)\)", card.text)}
+    assert pictures == {"training_curves.png"}
+    assert {file.name for file in MODEL_CARDS.iterdir()} == reviewed_cards().keys() | pictures
 
 
 @pytest.mark.parametrize("name", ["attnscale_small_12.md", "featscale_small_12.md"])
@@ -123,6 +130,50 @@ def test_a_base_model_on_the_disk_is_not_taken_for_one_on_the_hub(tmp_path):
     card = reread(card_of(arguments={"model_name_or_path": str(tmp_path / "my-vit")}), tmp_path)
     assert card.data.get("base_model") is None and card.data.get("base_model_relation") is None
     assert "a local model, `my-vit`" in card.text and str(tmp_path) not in card.text
+
+
+@pytest.mark.parametrize(("num_labels", "is_shown"), [(2, False), (5, False), (6, True)])
+def test_the_first_five_of_so_few_classes_are_no_result(num_labels, is_shown, tmp_path):
+    card = reread(card_of(config=tiny_config(num_labels=num_labels)), tmp_path)
+    assert [result.metric_name for result in card.data.eval_results] == ["accuracy", "top 5 accuracy"][: 1 + is_shown]
+    assert ("top-5 accuracy" in card.text) == is_shown
+
+
+def test_the_curves_are_shown_where_they_were_drawn():
+    link = "![Loss and accuracy over the epochs](training_curves.png)"
+    assert link not in card_of().text
+    assert f"and every epoch.\n\n{link}\n\n## Results" in card_of(history=[{"epoch": 1}]).text
+
+
+COMMANDS = {
+    "hf-cb train --train_dir /home/ann/photos --seed 0": "hf-cb train --train_dir photos --seed 0",
+    "python x.py --train_file=/data/a.parquet /data/b.parquet": "python x.py --train_file=a.parquet b.parquet",
+    r"python x.py --train_dir 'C:\Users\ann\my photos'": "python x.py --train_dir 'my photos'",
+    "python x.py --train_dir ../photos --a='1  2'": "python x.py --train_dir ../photos --a='1  2'",
+}
+
+
+@pytest.mark.parametrize(("command", "shown"), COMMANDS.items())
+def test_the_command_of_a_card_has_no_way_of_one_machine(command, shown):
+    card = render_card(CONFIG, RESULTS, PICTURES, command, "run")
+    assert f"```bash\n{shown}\n```" in card.text
+
+
+@pytest.mark.parametrize(
+    ("base", "shown", "repository"),
+    [
+        ("/home/ann/my-vit", "my-vit", None),
+        ("user/vit", "user/vit", "user/vit"),
+        ("tests/goldens", "tests/goldens", None),
+    ],
+)
+def test_the_card_of_techniques_names_no_way_of_one_machine(base, shown, repository, monkeypatch):
+    monkeypatch.chdir(MODEL_CARDS.parent)
+    model = ViTForImageClassification(tiny_vit_config())
+    applied = need_techniques(apply_techniques(model, TechniqueConfig(attn_scale=True)))
+    card = ModelCard(render_technique_card(applied, base, "mine"))
+    assert f"from_pretrained('{shown}')" in card.text and "/home" not in card.text
+    assert card.data.get("base_model") == repository
 
 
 def test_a_card_without_the_block_stays_as_it_is():

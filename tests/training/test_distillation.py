@@ -137,10 +137,10 @@ def test_a_teacher_with_other_labels_is_refused_naming_the_first(names, told, te
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        pytest.param({"kind": "none"}, "distillation_type", id="kind"),
-        pytest.param({"alpha": 1.5}, "distillation_alpha", id="alpha"),
-        pytest.param({"alpha": float("nan")}, "distillation_alpha", id="alpha that is no number"),
-        pytest.param({"tau": 0.0}, "distillation_tau", id="tau"),
+        pytest.param({"kind": "none"}, "`kind` must be 'soft' or 'hard', got 'none'", id="kind"),
+        pytest.param({"alpha": 1.5}, "`alpha` must be a number from 0 to 1, got 1.5", id="alpha"),
+        pytest.param({"alpha": float("nan")}, "`alpha` must be a number from 0 to 1, got nan", id="no number"),
+        pytest.param({"tau": 0.0}, "`tau` must be a number above 0, got 0.0", id="tau"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named(arguments, told):

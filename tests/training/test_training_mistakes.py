@@ -34,7 +34,7 @@ MISTAKES = {
     "streamed digits": ("--streaming", "`streaming`"),
     "a stream without a split": ("--train_dir PHOTOS --streaming", "--validation_dir"),
     "a stream repeated": (
-        "--train_dir PHOTOS --validation_dir MORE --streaming --repeated_augmentation 3",
+        "--train_dir PHOTOS --validation_dir OTHERS --streaming --repeated_augmentation 3",
         "`repeated_augmentation`",
     ),
     "an odd batch mixed": ("--mixup 0.8 --per_device_train_batch_size 5", "must be even, got 5"),
@@ -80,14 +80,14 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
     inputs = tmp_path_factory.mktemp("inputs")
     if "PHOTOS" in flags:
         photo_folder(inputs / "photos", 4)
-    if "MORE" in flags:
-        photo_folder(inputs / "more", 4, seed=1)
+        photo_folder(inputs / "others", 2, seed=1)
     (inputs / "text").write_text("no TOML, no image")
-    places = {"PHOTOS": "photos", "MORE": "more", "FILE": "text"}
-    words = [
-        str(inputs / places[word]) if word in places else word.replace("PHOTOS", str(inputs / "photos"))
-        for word in flags.split()
-    ]
+    words = (
+        flags.replace("OTHERS", str(inputs / "others"))
+        .replace("PHOTOS", str(inputs / "photos"))
+        .replace("FILE", str(inputs / "text"))
+        .split()
+    )
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
         run(train_script.main, ["--disable_tqdm", "--num_train_epochs", "1", *words])

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .layout import Split, find_splits, names_of, split_kinds
 from .tree import Folder, LeftOut, counted, read_tree, shown
 

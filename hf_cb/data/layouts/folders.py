@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError
+from ...errors import UsageError
+from ..data_record import PURPOSES, DataRecord, SplitRecord
 from .class_level import ClassFolders, class_folders
-from .data_record import PURPOSES, DataRecord, SplitRecord
 from .folder_classes import Classes, classes_of, require_readable_classes
 from .folder_splits import OUTSIDE, FolderRequest, Part, Told, parts_of, read_trees
 from .layout import names_of
@@ -58,7 +58,11 @@ def read_folders(request: FolderRequest) -> FolderImages:
     """
     told, trees = Told(), read_trees(request)
     metadata = {purpose: read_metadata(root, request.label_column) for purpose, root in trees.items()}
-    _require_column(request.label_column, metadata)
+    if request.label_column not in (None, "label") and not any(found.labels for found in metadata.values()):
+        raise UsageError(
+            f"`label_column_name` {request.label_column!r} is a column of a table, and no table beside the images has"
+            " it: leave it out, and the folders' names are the labels."
+        )
     parts = [
         part
         for purpose, root in trees.items()
@@ -76,16 +80,6 @@ def read_folders(request: FolderRequest) -> FolderImages:
     records = {part.purpose: _split_record(part, len(images[part.purpose]), first) for part in parts}
     record = DataRecord(_name_of(first), records, classes.names, told.notes, told.left_out)
     return FolderImages(splits, classes.names, record)
-
-
-def _require_column(name: str | None, metadata: Mapping[str, Metadata]) -> None:
-    """Refuse a column that no metadata have; `label` is what the classes of folders are called in a table."""
-    columns = [found.column for found in metadata.values() if found.column is not None]
-    if name not in (None, "label", *columns):
-        raise UsageError(
-            f"`label_column_name` must be a column of metadata.csv beside the images, or left out, got {name!r}: labels"
-            " are the names of folders otherwise."
-        )
 
 
 def _name_of(root: Folder) -> str:

@@ -23,7 +23,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .tree import Place, shown
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import UsageError
+from ...errors import UsageError
+from ..found_columns import alike, class_values, composed, is_missing, require_labels
 from .class_level import ClassFolders
 from .folder_splits import Part, Told
-from .found_columns import alike, class_values, composed, is_missing, require_labels
 from .layout import KINDS, names_of
 from .tree import CONVERT, shown
 

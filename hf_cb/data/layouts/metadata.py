@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import UsageError
-from .found_columns import usual_label
+from ...errors import UsageError
+from ..found_columns import usual_label
 from .tree import Folder, shown
 
 

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 from PIL import features
 from PIL.EpsImagePlugin import has_ghostscript
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 
 Place = tuple[str, ...]
