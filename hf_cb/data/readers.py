@@ -188,6 +188,11 @@ def _read_images(train: str | None, evaluation: str | None, arguments: DataArgum
             arguments.label_column_name,
         )
     )
+    if arguments.train_dir is not None and "train" not in images.splits and arguments.validation_split_name is None:
+        raise UsageError(
+            f"{train!r} holds splits, and none of them to train on ({images.record.line()}): give --validation_dir in"
+            " place of --train_dir to evaluate on them; or, if they are classes, --class_level first."
+        )
     splits = {purpose: dataset_of(split, images.class_names) for purpose, split in images.splits.items()}
     return Source(
         splits, "train" if "train" in splits else None, "evaluation" if "evaluation" in splits else None, images

@@ -105,6 +105,16 @@ def test_class_level_settles_what_names_leave_open(tmp_path):
     assert data.label_names == ["china", "flower"] and len(data.train) == 6
 
 
+def test_splits_of_which_none_is_to_train_on_are_not_taken_for_anything_else(tmp_path):
+    for name in ("dev", "test"):
+        photo_folder(tmp_path / name, 2, seed=len(name))
+    with pytest.raises(UsageError, match="none of them to train on.*--validation_dir.*--class_level first"):
+        load(train_dir=str(tmp_path))
+    data = load(validation_dir=str(tmp_path))
+    assert data.train is None and len(data.evaluation) == 4 and data.label_names == ["china", "flower"]
+    assert load(dataset_name=str(tmp_path)).train is None
+
+
 def test_all_images_of_a_folder_can_be_evaluated_on_and_then_none_is_trained_on(tmp_path):
     data = load(train_dir=str(photo_folder(tmp_path / "photos", 3)), validation_split_name="train")
     assert data.train is None and len(data.evaluation) == 6

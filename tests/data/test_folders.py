@@ -86,6 +86,11 @@ READ = {
         "train/cat/2024:2 train/dog/2025:2 val/cat/2026:1 val/dog/2024:1", {"class_level": "first"}, SPLIT,
     ),
     "classes called like splits alone": ("dev:2 test:1", {"class_level": "first"}, {"train": {"dev": 2, "test": 1}}),
+    "stages with folders": ("dev/a:2 test/a:1", {"class_level": "first"}, {"train": {"dev": 2, "test": 1}}),
+    "a split within a class, as a part of it": ("cat:2 cat/val:1 dog:2", {"class_level": "first"},
+        {"train": {"cat": 3, "dog": 2}}),
+    "splits called like classes": ("train/train:2 train/val:2 val/train:1 val/val:1", {},
+        {"train": {"train": 2, "val": 2}, "evaluation": {"train": 1, "val": 1}}),
     "validation and dev, one named": (f"{splits('train', 'dev')} {classes('val')}", {"split": "dev"}, SPLIT),
     "the system's files": (
         classes(".") + " __MACOSX/cat/._0.png cat/._0.png"
@@ -120,6 +125,10 @@ REFUSED = {
         ["extra, train are classes", "--train_dir .../train"]),
     "vehicles with models": ("car/a:1 plane/b:1 train/c:1 train/d:1", {},
         ["car, plane, train are classes", "a split of c, d"]),
+    "a split within a class": ("cat:2 cat/val:1 dog:2 dog/val:1", {},
+        ["cat, dog are classes, with", "cat, dog, val are classes", "--class_level"]),
+    "splits of stages, and another": ("dev/a:1 test/a:1 prod/a:1", {},
+        ["dev, prod, test are classes", "dev is a split of a", "--class_level first"]),
     "splits without classes": ("train:3 test:2", {}, ["test, train are classes", "lack folders of classes"]),
     "a training split without classes": (f"train:3 {classes('test')}", {}, ["train' holds no folders", "3 images"]),
     "validation and dev": (f"{splits('train', 'dev')} {classes('val')}", {}, ["dev, val", "--validation_split_name"]),

@@ -85,7 +85,7 @@ def read_trees(request: FolderRequest) -> dict[str, Folder]:
     if len(reals) == 2 and reals["train"] == reals["evaluation"]:
         raise UsageError(
             f"--train_dir and --validation_dir are the same folder, {folders['train']!r}: no image may be in both."
-            " Leave out --validation_dir, and a part of the images is held back."
+            " Leave out --validation_dir: its own split, or a part that is held back, is evaluated on."
         )
     return {
         name: read_tree(path, without=next((real for other, real in reals.items() if other != name), None))
