@@ -1,9 +1,11 @@
 """The columns and rows of a data set that a classifier needs."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, IterableDataset
+from datasets import ClassLabel, Dataset, DatasetInfo, Features, Image, IterableDataset
+from datasets.table import InMemoryTable
 
 from ..errors import UsageError
 from .found_columns import alike, class_values, image_column, is_missing, label_column, require_labels
@@ -14,6 +16,8 @@ AnyDataset = Dataset | IterableDataset
 
 # rows of a stream that wait to be drawn from: enough to mix classes that stand side by side in files of usual size
 SHUFFLE_BUFFER = 2048
+# of a stream in memory, which loader processes share
+MOST_PARTS = 64
 
 
 def features_of(data: AnyDataset) -> Features:
@@ -153,15 +157,31 @@ def stratified_split(data: Dataset, share: float, seed: int) -> tuple[Dataset, D
 def random_part(data: AnyDataset, size: int | None, seed: int) -> AnyDataset:
     """At most `size` rows, drawn at random; all where it is None.
 
-    They stay in their order. A stream has them in the order in which they are drawn from a buffer of `SHUFFLE_BUFFER`
-    rows, which are read at once.
+    They stay in their order. Those of a stream are drawn from a buffer of `SHUFFLE_BUFFER` rows, which moves on as they
+    leave it, and are the same in each epoch: as many as the buffer holds are kept in memory, and more are drawn again,
+    by one loader process.
     """
     if size is None:
         return data
     if isinstance(data, IterableDataset):
-        part = data.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(size)
-        # the record of its source is of all rows
-        part.info.splits = None
-        return part
+        drawn = data.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER).take(size)
+        if size <= SHUFFLE_BUFFER:
+            return as_stream(Dataset.from_list(list(drawn), features=data.features), seed)
+        # shuffled again, as in each epoch, it would draw others
+        return IterableDataset.from_generator(_rows_of, features=data.features, gen_kwargs={"stream": drawn})
     rows = np.random.default_rng(seed).permutation(len(data))[:size]
     return data.select(np.sort(rows))
+
+
+def as_stream(data: Dataset, seed: int) -> IterableDataset:
+    """A data set in memory as a stream, in an order of its own, so that neighbours are of different classes."""
+    table = data.with_format("arrow")[:]
+    mixed = table.take(np.random.default_rng(seed).permutation(len(table)))
+    data = Dataset(InMemoryTable(mixed), DatasetInfo(features=data.features))
+    return data.to_iterable_dataset(num_shards=min(MOST_PARTS, len(data)))
+
+
+def _rows_of(stream: IterableDataset) -> Iterator[dict[str, Any]]:
+    """All rows, also where a loader process would take its share alone."""
+    for batch in stream.iter(batch_size=1):
+        yield {name: values[0] for name, values in batch.items()}

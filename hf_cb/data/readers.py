@@ -14,7 +14,6 @@ from datasets import (
     DatasetInfo,
     Features,
     Image,
-    IterableDataset,
     load_dataset,
     load_from_disk,
 )
@@ -35,8 +34,6 @@ from .layouts.tree import METADATA_FILES, read_tree
 FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow"}
 # what `load_dataset` and `load_from_disk` raise for a wrong name, a wrong file or a Hub out of reach
 LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, DatasetsError, HfHubHTTPError, HFValidationError)
-# parts of a stream, which loader processes share
-MOST_PARTS = 64
 
 
 @dataclass(frozen=True)
@@ -191,6 +188,11 @@ def _read_images(train: str | None, evaluation: str | None, arguments: DataArgum
             arguments.label_column_name,
         )
     )
+    if arguments.train_dir is not None and "train" not in images.splits and arguments.validation_split_name is None:
+        raise UsageError(
+            f"{train!r} holds splits, and none of them to train on ({images.record.line()}): give --validation_dir in"
+            " place of --train_dir to evaluate on them; or, if they are classes, --class_level first."
+        )
     splits = {purpose: dataset_of(split, images.class_names) for purpose, split in images.splits.items()}
     return Source(
         splits, "train" if "train" in splits else None, "evaluation" if "evaluation" in splits else None, images
@@ -205,9 +207,3 @@ def dataset_of(images: SplitImages, class_names: Sequence[str]) -> Dataset:
     files = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), paths], ["bytes", "path"])
     table = pa.table({"image": files, "label": pa.array(images.labels, pa.int64())})
     return Dataset(InMemoryTable(table.cast(features.arrow_schema)), DatasetInfo(features=features))
-
-
-def as_stream(data: Dataset, seed: int) -> IterableDataset:
-    """A data set of paths as a stream, in an order of its own, so that neighbours are of different classes."""
-    data = data.shuffle(seed=seed, keep_in_memory=True).flatten_indices(keep_in_memory=True)
-    return data.to_iterable_dataset(num_shards=min(MOST_PARTS, len(data)))

@@ -12,6 +12,7 @@ from .arguments import DataArguments
 from .columns import (
     SHUFFLE_BUFFER,
     AnyDataset,
+    as_stream,
     encoded_labels,
     features_of,
     found_columns,
@@ -23,7 +24,7 @@ from .data_record import PURPOSES, DataRecord, SplitRecord
 from .digits import DIGITS
 from .image_kinds import ImageKinds, kinds_of
 from .layouts.tree import LeftOut, counted
-from .readers import Source, as_stream, read_source
+from .readers import Source, read_source
 
 
 Splits = dict[str, AnyDataset]
@@ -75,12 +76,12 @@ def load_data(arguments: DataArguments, seed: int = 0) -> ImageData:
         record.notes.append(f"{counted(len(wanted['evaluation']), 'image')} of them held back to evaluate on")
     wanted = _limited(wanted, source, record, arguments, seed)
     if arguments.is_digits():
-        return ImageData(wanted.get("train"), wanted["evaluation"], record.class_names, DIGITS)
+        return ImageData(wanted.get("train"), wanted["evaluation"], list(record.class_names), DIGITS)
     kinds = kinds_of(wanted.values())
     description = _describe(arguments, wanted, record, kinds)
     lines = [record.line(), *kinds.lines()]
     return ImageData(
-        wanted.get("train"), wanted["evaluation"], record.class_names, description, lines, record.to_dict()
+        wanted.get("train"), wanted["evaluation"], list(record.class_names), description, lines, record.to_dict()
     )
 
 

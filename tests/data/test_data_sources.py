@@ -84,6 +84,64 @@ def test_files_that_are_no_images_by_their_names_are_left_out_and_names_may_hold
     assert len(data.train) + len(data.evaluation) == 6 and data.label_names == ["china", "flower"]
 
 
+def test_a_local_folder_named_as_a_data_set_is_read_alike(tmp_path):
+    photo_folder(tmp_path / "photos" / "Training", 5)
+    photo_folder(tmp_path / "photos" / "Eval", 3, seed=1)
+    for streaming in (False, True):
+        data = load(dataset_name=str(tmp_path / "photos"), streaming=streaming)
+        assert (len(list(data.train)), len(list(data.evaluation))) == (10, 6) and data.label_names == [
+            "china",
+            "flower",
+        ]
+
+
+def test_class_level_settles_what_names_leave_open(tmp_path):
+    photo_folder(tmp_path / "2024", 2)
+    photo_folder(tmp_path / "2025", 2, seed=1)
+    with pytest.raises(UsageError, match="--class_level first.*--class_level last"):
+        load(train_dir=str(tmp_path))
+    assert load(train_dir=str(tmp_path), class_level="first").label_names == ["2024", "2025"]
+    data = load(train_dir=str(tmp_path), class_level="last", train_val_split=0.25)
+    assert data.label_names == ["china", "flower"] and len(data.train) == 6
+
+
+def test_splits_of_which_none_is_to_train_on_are_not_taken_for_anything_else(tmp_path):
+    for name in ("dev", "test"):
+        photo_folder(tmp_path / name, 2, seed=len(name))
+    with pytest.raises(UsageError, match="none of them to train on.*--validation_dir.*--class_level first"):
+        load(train_dir=str(tmp_path))
+    data = load(validation_dir=str(tmp_path))
+    assert data.train is None and len(data.evaluation) == 4 and data.label_names == ["china", "flower"]
+    assert load(dataset_name=str(tmp_path)).train is None
+
+
+def test_all_images_of_a_folder_can_be_evaluated_on_and_then_none_is_trained_on(tmp_path):
+    data = load(train_dir=str(photo_folder(tmp_path / "photos", 3)), validation_split_name="train")
+    assert data.train is None and len(data.evaluation) == 6
+    DatasetDict(train=table()).save_to_disk(str(tmp_path / "saved"))
+    data = load(dataset_name=str(tmp_path / "saved"), validation_split_name="train")
+    assert data.train is None and len(data.evaluation) == 12
+
+
+def test_one_class_can_be_evaluated_but_not_trained(tmp_path):
+    folder = photo_folder(tmp_path / "photos", 2)
+    (folder / "china").rename(tmp_path / "china")
+    assert load(validation_dir=str(folder)).label_names == ["flower"]
+    with pytest.raises(UsageError, match="one class, 'flower'.*photos: 2 images to train on"):
+        load(train_dir=str(folder))
+
+
+def test_the_record_of_a_folder_says_what_is_held_back_and_what_limits_leave(tmp_path):
+    folder = photo_folder(tmp_path / "photos", 10)
+    data = load(train_dir=str(folder), train_val_split=0.3, max_train_samples=4)
+    assert data.lines == [
+        "photos: 20 images to train on; 2 classes, china, flower; 6 images of them held back to evaluate on;"
+        " at most 4 to train on, drawn at random"
+    ]
+    assert data.to_results()["data_layout"]["splits"]["train"]["images"] == 20
+    assert load().to_results() == {}
+
+
 # files and saved data sets
 
 
@@ -96,6 +154,58 @@ def test_parquet_files_are_read_by_name_and_by_folder(tmp_path):
         assert (len(data.train), len(data.evaluation)) == (12, 4), flags
         assert data.label_names == ["china", "flower"]
         assert set(data.train[0]["image"]) == {"bytes", "path"}
+
+
+def test_a_file_may_be_called_like_a_pattern(tmp_path):
+    table().to_parquet(str(tmp_path / "train[1]*.parquet"))
+    assert len(load(train_file=[str(tmp_path / "train[1]*.parquet")], train_val_split=0.5).train) == 6
+
+
+def test_what_is_not_used_of_a_table_is_told(tmp_path):
+    table(source=["x"] * 12, site=["y"] * 12).to_parquet(str(tmp_path / "train.parquet"))
+    (line,) = load(train_dir=str(tmp_path)).lines
+    assert "12 images to train on" in line and "left out: 2 such as site (another column)" in line
+
+
+def a_table_and_images(folder):
+    table().to_parquet(str(photo_folder(folder, 2) / "train.parquet"))
+    return {"train_dir": str(folder)}
+
+
+def the_same_table_twice(folder):
+    folder.mkdir()
+    table().to_parquet(str(folder / "a.parquet"))
+    return {"train_file": [str(folder / "a.parquet")], "validation_file": [str(folder / ".." / "data" / "a.parquet")]}
+
+
+def a_table_here_and_images_there(folder):
+    table().to_parquet(str(photo_folder(folder, 2).parent / "train.parquet"))
+    return {"train_dir": str(folder), "validation_dir": str(folder.parent)}
+
+
+def a_column_of_images(folder):
+    return {"train_dir": str(photo_folder(folder, 2)), "image_column_name": "photo"}
+
+
+TABLES = {
+    "a table and images": (a_table_and_images, "two ways.*train.parquet are the data.*--train_file"),
+    "the same table twice": (the_same_table_twice, "a.parquet' is to be trained on and evaluated on"),
+    "a table here, images there": (a_table_here_and_images_there, "holds no tables, which the other folder does"),
+    "a column of images": (a_column_of_images, "`image_column_name` is a column of tables"),
+}
+
+
+@pytest.mark.parametrize(("make", "told"), TABLES.values(), ids=TABLES)
+def test_tables_and_folders_that_do_not_go_together_are_one_clear_sentence(make, told, tmp_path):
+    with pytest.raises(UsageError, match=told):
+        load(**make(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("name", ["eval", "Validation", "dev_set"])
+def test_splits_of_saved_data_sets_may_have_any_usual_name(name, tmp_path):
+    DatasetDict({"Training": table(), name: table(1)}).save_to_disk(str(tmp_path / "saved"))
+    data = load(dataset_name=str(tmp_path / "saved"))
+    assert (len(data.train), len(data.evaluation)) == (12, 2)
 
 
 def test_arrow_files_are_read(tmp_path):

@@ -5,8 +5,9 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from transformers.image_utils import load_image
 
-from hf_cb.data.images import UnreadableImageError, read_image
+from hf_cb.data.images import UnreadableImageError, read_image, to_rgb
 from runs import crops
 
 
@@ -68,9 +69,86 @@ def test_16_bit_grey_values_are_scaled_and_not_cut_off():
     assert found.max() == 255 and len(np.unique(found)) > 90
 
 
-def test_floating_point_grey_values_are_shares_of_white():
-    found = pixels(read_image(stored(Image.fromarray((RAMP / 95).astype(np.float32)), format="tiff")))
-    assert np.array_equal(found[..., 0], np.rint(RAMP / 95 * 255))
+# greatest value, kind of number, and what is white
+SCALES = {
+    "shares": (1.0, np.float32, 1.0),
+    "8 bits in floating point": (250.0, np.float32, 255),
+    "16 bits in floating point": (65000.0, np.float32, 65535),
+    "8 bits in 16": (250, np.uint16, 255),
+    "12 bits in 16": (4000, np.uint16, 4095),
+    "16 bits": (65000, np.uint16, 65535),
+    "8 bits in 32": (250, np.int32, 255),
+    "16 bits in 32": (65000, np.int32, 65535),
+    "24 bits in 32": (16_000_000, np.int32, 2**24 - 1),
+    "31 bits in 32": (2_000_000_000, np.int32, 2**32 - 1),
+}
+
+
+@pytest.mark.parametrize(("greatest", "kind", "white"), SCALES.values(), ids=SCALES)
+def test_grey_values_of_many_bits_keep_their_contrast(greatest, kind, white):
+    values = (RAMP / 95 * greatest).astype(kind)
+    found = pixels(read_image(stored(Image.fromarray(values), format="tiff")))
+    assert np.abs(found[..., 0] - values / white * 255).max() <= 0.51
+    assert len(np.unique(found)) > 60 and np.array_equal(found[..., 0], found[..., 2])
+
+
+def test_dark_images_of_16_bits_stay_darker_than_light_ones():
+    dark, light = (pixels(to_rgb(Image.fromarray(np.full((4, 4), level, np.uint16)))).mean() for level in (9000, 40000))
+    assert (dark, light) == (35, 156)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_values_below_zero_are_spread_over_the_range_of_the_image(kind):
+    values = (RAMP.astype(kind) - 40) * 10
+    found = pixels(read_image(stored(Image.fromarray(values), format="tiff")))
+    assert (found.min(), found.max()) == (0, 255) and len(np.unique(found)) == 96
+
+
+def test_values_that_are_no_numbers_are_black_or_white_and_an_image_of_them_alone_is_none():
+    values = (RAMP / 95).astype(np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    found = pixels(read_image(stored(Image.fromarray(values), format="tiff")))
+    assert found[0, :3, 0].tolist() == [0, 255, 0] and len(np.unique(found)) > 80
+    with pytest.raises(UnreadableImageError, match="no pixel has a finite value"):
+        read_image(stored(Image.fromarray(np.full((4, 4), np.nan, np.float32)), format="tiff"))
+
+
+def test_both_orders_of_bytes_are_read_alike():
+    little = Image.fromarray(RAMP * 689)
+    big = Image.frombytes("I;16B", little.size, (RAMP * 689).astype(">u2").tobytes())
+    assert np.array_equal(pixels(to_rgb(little)), pixels(to_rgb(big)))
+
+
+@pytest.mark.parametrize("mode", "1 L LA P PA RGB RGBA RGBX RGBa CMYK YCbCr LAB HSV".split())
+def test_images_of_8_bits_are_what_the_pipeline_makes_of_them(mode, photo):
+    # by way of a mode that leads there
+    image = photo.convert("P").convert("PA") if mode == "PA" else photo.convert("RGBA" if mode == "RGBa" else "RGB")
+    image = image.convert(mode)
+    assert np.array_equal(pixels(to_rgb(image)), pixels(load_image(image)))
+
+
+def test_premultiplied_grey_is_read_too(photo):
+    assert np.array_equal(pixels(to_rgb(photo.convert("LA").convert("La"))), pixels(photo.convert("L").convert("RGB")))
+
+
+@pytest.mark.parametrize("kind", ["gif", "tiff", "webp", "png"])
+def test_of_several_frames_the_first_is_read(kind, photo):
+    other = Image.new("RGB", photo.size)
+    found = pixels(read_image(stored(photo, format=kind, save_all=True, append_images=[other, other])))
+    assert np.abs(found - pixels(photo)).mean() < 15
+
+
+def test_a_decompression_bomb_is_left_out_by_name(photo, monkeypatch, tmp_path):
+    photo.save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match=r"bomb\.png: DecompressionBombError"):
+        read_image({"path": str(tmp_path / "bomb.png"), "bytes": None})
+
+
+@pytest.mark.parametrize("name", ["std::vector.png", "a*b[c].png", "100 %#1?.png", "line\nbreak.png"])
+def test_the_names_of_files_may_hold_any_sign(name, photo, tmp_path):
+    photo.save(tmp_path / name)
+    assert np.array_equal(pixels(read_image({"path": str(tmp_path / name), "bytes": None})), pixels(photo))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -22,6 +22,7 @@ MISTAKES = {
     "a file in place of a folder": ("--train_dir FILE", "is no folder"),
     "no such file": ("--train_file /no/such.parquet", "/no/such.parquet"),
     "a table of another kind": ("--train_file rows.csv", ".parquet"),
+    "the same folder twice": ("--train_dir PHOTOS --validation_dir PHOTOS", "no image may be in both"),
     "two sources": ("--train_dir PHOTOS --train_file a.parquet", "one place"),
     "a Hub that is out of reach": ("--dataset_name somebody/something", "somebody/something"),
     "no images to train on": ("--validation_dir PHOTOS", "--train_dir"),

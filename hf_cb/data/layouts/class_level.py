@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .layout import AmbiguousLayoutError, Places, Split, grouped, names_of
+from .layout import AmbiguousLayoutError, Places, Split, grouped, names_of, split_kinds
 from .tree import Place
 
 
@@ -92,5 +92,8 @@ def _without(split: Split, name: str) -> Split:
 
 
 def _are_classes(places: Places) -> bool:
-    """Whether the first folders are classes: each holds at least as many images itself as lie deeper in it."""
+    """Whether the first folders are classes: each holds at least as many images as lie deeper in it, in no split."""
+    deeper = {name for place in places for name in place[1:]}
+    if split_kinds(deeper):
+        return False
     return all(inner.get((), 0) * 2 >= sum(inner.values()) for inner in grouped(places).values())

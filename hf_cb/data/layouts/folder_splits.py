@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ...errors import UsageError
-from .layout import Split, find_splits, names_of, split_kinds
+from .layout import Split, find_splits, names_of, split_kinds, split_word
 from .tree import Folder, LeftOut, counted, read_tree, shown
 
 
@@ -85,7 +85,7 @@ def read_trees(request: FolderRequest) -> dict[str, Folder]:
     if len(reals) == 2 and reals["train"] == reals["evaluation"]:
         raise UsageError(
             f"--train_dir and --validation_dir are the same folder, {folders['train']!r}: no image may be in both."
-            " Leave out --validation_dir, and a part of the images is held back."
+            " Leave out --validation_dir: its own split, or a part that is held back, is evaluated on."
         )
     return {
         name: read_tree(path, without=next((real for other, real in reals.items() if other != name), None))
@@ -157,10 +157,24 @@ def _used(
         used["train"] = _only([split for split in splits if split.kind == "train"], "--train_dir")
     if purpose == "evaluation" or request.evaluation is None:
         used["evaluation"] = _evaluated(purpose, root, splits, request, has_labels)
+    _require_apart(root, used)
     # images that are evaluated on are not trained on
     if used.get("evaluation") is used.get("train"):
         used.pop("train", None)
     return {name: split for name, split in used.items() if split is not None}
+
+
+def _require_apart(root: Folder, used: Mapping[str, Split | None]) -> None:
+    """Refuse a training split that holds the validation split's images too, as its name says."""
+    train, evaluated = used.get("train"), used.get("evaluation")
+    if train is None or evaluated is None or evaluated.kind != "validation":
+        return
+    word = split_word(train.name)
+    if word is not None and word[0] == "trainval":
+        raise UsageError(
+            f"{root.path!r}: by its name {shown(train.name)} holds the images of {shown(evaluated.name)} too: name"
+            " another split with --validation_split_name, or other folders with --train_dir and --validation_dir."
+        )
 
 
 def _purpose_of_whole(purpose: str, request: FolderRequest) -> str:

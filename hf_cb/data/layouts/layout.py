@@ -13,6 +13,7 @@
 | `cat/2024/1.jpg`, `dog/2025/2.jpg` | two readings, an error: `--class_level first` or `last` settles it |
 | `train/1.jpg`, `test/2.jpg` | two readings, an error: splits without classes, or classes |
 | `cat/1.jpg`, `val/cat/2.jpg` | two readings, an error: a class that is called `val`, or a split |
+| `cat/1.jpg`, `cat/val/2.jpg` | two readings, an error: a part of the class, or a split |
 
 A folder is a split where its name, in any case, is one of `SPLIT_WORDS`, alone or with numbers and words such as `set`,
 `data` or `images` (`train2017`, `TestSet`, `images_val`), or where the folders beside it differ from it in that word
@@ -134,7 +135,10 @@ def find_splits(places: Places, class_level: str | None = None, has_labels: bool
     kinds = split_kinds(below)
     divided = {name for name in kinds if has_labels or any(below[name])}
     others = [name for name in below if name not in kinds]
-    if divided and (not others or _belong_together(below, kinds, divided, has_labels)):
+    has_train = "train" in kinds.values()
+    are_splits = not others or (has_train and _belong_together(below, kinds, divided, has_labels))
+    # without one to train on, names such as dev and test may be those of classes
+    if divided and are_splits and (has_train or class_level is None):
         splits = [_split(kinds[name], name, below[name], (*prefix, name)) for name in kinds]
         return Layout(splits, [place for place in places if not _leads_to(place, prefix, kinds)])
     if class_level is None:
