@@ -1,7 +1,6 @@
 """What an analysis leaves: its numbers, a figure for each measure, and a report: one HTML file that loads nothing."""
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from ..cli.output_dir import write_json
 from ..reports.figures import save, style_of
 from ..reports.fonts import shown_names
 from ..reports.papers import SCALE_PAPER
@@ -67,8 +67,7 @@ def write_analysis(
         run: `data` (a sentence), `command`, `versions` and `hardware`, for the report.
     """
     labels = short_labels(list(results))
-    text = json.dumps(results, indent=2, allow_nan=False)
-    (folder / "analysis.json").write_text(text + "\n", encoding="utf-8")
+    write_json(folder / "analysis.json", results, allow_nan=False)
     figures = [_draw_measure(measure, results, labels, folder) for measure in MEASURES]
     for index, (path, example) in enumerate(examples.items(), start=1):
         figures.append(_draw_examples(example, labels[path], folder / f"examples_{index}.png"))

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,17 @@ def check_output_dir(output_dir: str, overwrite: bool, markers: Sequence[str] = 
     return Path(output_dir)
 
 
-def write_json(file: Path, content: Any, allow_nan: bool = True) -> None:
-    """Write a file of results or settings."""
-    file.write_text(json.dumps(content, indent=2, default=str, allow_nan=allow_nan) + "\n", encoding="utf-8")
+def write_json(file: Path, content: Any, allow_nan: bool = True, default: Callable[[Any], Any] | None = None) -> None:
+    """Write a file of results or settings.
+
+    Args:
+        file: to write.
+        content: JSON values, and what `default` turns into one.
+        allow_nan: NaN and infinity may be among them, which no other reader than Python's has to know.
+        default: of a value that JSON does not have.
+    """
+    text = json.dumps(content, indent=2, default=default, allow_nan=allow_nan)
+    file.write_text(text + "\n", encoding="utf-8")
 
 
 def is_file_of_a_run(file: Path, folder: Path) -> bool:

@@ -64,4 +64,4 @@ class FineTuned:
 
 def write_results(results: dict[str, Any], folder: Path) -> None:
     """`all_results.json`."""
-    write_json(folder / "all_results.json", results)
+    write_json(folder / "all_results.json", results, default=str)
