@@ -3,8 +3,15 @@
 import shlex
 import signal
 import sys
-from argparse import SUPPRESS, Action, ArgumentDefaultsHelpFormatter, ArgumentError, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentDefaultsHelpFormatter,
+    ArgumentError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +28,8 @@ from ..vit_cb.configuration_vit_cb import ALLOWED, ViTCBConfig
 EXIT_CODE_OF_A_MISTAKE = 2
 # 128 and the number of the signal, as shells have it
 EXIT_CODE_OF_TERMINATION = 143
+# None is a value that flags may have
+NOT_GIVEN = object()
 
 
 # of --help, in its order
@@ -77,6 +86,29 @@ class ArgumentParser(HfArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
+    def given(self, arguments: Sequence[str] | None = None) -> dict[str, Any]:
+        """The values of those flags that are on a command line, as `build` takes them.
+
+        Raises:
+            UsageError: a flag is unknown, or its value is not of its type.
+        """
+        arguments = self.with_present_spellings(sys.argv[1:] if arguments is None else arguments)
+        nothing = Namespace(**dict.fromkeys((action.dest for action in self._actions), NOT_GIVEN))
+        values, unknown = self.parse_known_args(arguments, nothing)
+        _refuse_unknown(unknown)
+        return {name: value for name, value in vars(values).items() if value is not NOT_GIVEN}
+
+    def build(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        """One instance for each dataclass, with its own defaults for what is not among the values.
+
+        Raises:
+            UsageError: a value is not allowed.
+        """
+        try:
+            return self.parse_dict(dict(values))
+        except ValueError as error:
+            raise UsageError(one_line(error)) from error
+
     def parse(self, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
         """One instance for each dataclass.
 
@@ -84,8 +116,7 @@ class ArgumentParser(HfArgumentParser):
             UsageError: a flag is unknown, or its value is not of its type.
         """
         *instances, unknown = self.parse_known(arguments)
-        if unknown:
-            raise UsageError(f"unknown arguments: {' '.join(unknown)}; --help lists those that there are.")
+        _refuse_unknown(unknown)
         return tuple(instances)
 
     def parse_known(self, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
@@ -111,6 +142,11 @@ class ArgumentParser(HfArgumentParser):
                 argument = "=".join([f"--{self.renamed[old]}", *value])
             words.append(argument)
         return words
+
+
+def _refuse_unknown(arguments: Sequence[str]) -> None:
+    if arguments:
+        raise UsageError(f"unknown arguments: {' '.join(arguments)}; --help lists those that there are.")
 
 
 def _arrange_groups(parser: ArgumentParser) -> None:

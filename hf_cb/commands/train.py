@@ -15,8 +15,7 @@ The papers' setting, DeiT's recipe on ImageNet, with eight GPUs; killed at any m
     accelerate launch scripts/train.py ... --resume_from_checkpoint latest
 """
 
-from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,11 +69,11 @@ class Arguments(NamedTuple):
 ARGUMENTS = tuple(Arguments.__annotations__.values())
 
 
-def default_recipe(given: Namespace) -> str:
+def default_recipe(given: Mapping[str, Any]) -> str:
     """The recipe of a command line that names none."""
-    if given.model_name_or_path:
+    if given.get("model_name_or_path"):
         return "finetune"
-    source = DataArguments(**{f.name: getattr(given, f.name) for f in fields(DataArguments)})
+    source = DataArguments(**{f.name: given[f.name] for f in fields(DataArguments) if f.name in given})
     return "digits" if source.is_digits() else "deit"
 
 

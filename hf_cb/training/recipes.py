@@ -1,9 +1,7 @@
 """Recipes: small files of flags' values that belong together."""
 
-import sys
 import tomllib
-from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,14 +51,14 @@ def read_recipe(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def parse_with_recipe(
-    parser: ArgumentParser, arguments: Sequence[str] | None, default: Callable[[Namespace], str]
+    parser: ArgumentParser, arguments: Sequence[str] | None, default: Callable[[Mapping[str, Any]], str]
 ) -> tuple[Any, ...]:
     """Parse a command line whose defaults are those of a recipe.
 
     Args:
         parser: of dataclasses with `RecipeArguments` and `ModelArguments` among them.
         arguments: the command line; None for the process' own.
-        default: the flags' values to the name of the recipe where the user gave none.
+        default: the values of the flags that the user gave to the name of the recipe, where none was named.
 
     Returns:
         One instance for each dataclass; the `recipe` of `RecipeArguments` is the one that was used.
@@ -68,31 +66,23 @@ def parse_with_recipe(
     Raises:
         UsageError: a flag is wrong, or the recipe.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
     # not yet the dataclasses: what they check may hold only together with the recipe
-    given, _ = parser.parse_known_args(arguments)
-    recipe = given.recipe or default(given)
+    given = parser.given(arguments)
+    recipe = given.get("recipe") or default(given)
     values, model = read_recipe(recipe)
-    if not given.model_name_or_path and not given.preset:
+    if not given.get("model_name_or_path") and not given.get("preset"):
         values |= model
-    values = {name: value for name, value in values.items() if not _is_replaced(name, arguments)}
+    values = {name: value for name, value in values.items() if INSTEAD_OF.get(name) not in given}
     try:
-        parts = parser.parse([word for name, value in values.items() for word in as_flag(name, value)])
+        # as words of a command line, a recipe's values are of the types that flags have
+        values = parser.given([word for name, value in values.items() for word in as_flag(name, value)])
+        parser.build(values)
     except UsageError as error:
         raise UsageError(f"the recipe {recipe!r} does not fit: {error}") from error
-    parser.set_defaults(
-        recipe=recipe, **{name: value for part in parts for name, value in vars(part).items() if name in values}
-    )
-    return parser.parse(arguments)
+    return parser.build({**values, **given, "recipe": recipe})
 
 
 def as_flag(name: str, value: Any) -> list[str]:
     """A value of a recipe as words of a command line."""
     words = value if isinstance(value, list) else [value]
     return [f"--{name}", *(str(word).lower() if isinstance(word, bool) else str(word) for word in words)]
-
-
-def _is_replaced(name: str, arguments: Sequence[str]) -> bool:
-    """Whether the user gave the flag that says the same in another way."""
-    other = INSTEAD_OF.get(name)
-    return any(word.partition("=")[0].replace("-", "_") == f"__{other}" for word in arguments)

@@ -8,6 +8,7 @@ from hf_cb import ViTCBConfig
 from hf_cb.cli.flags import HfArg
 from hf_cb.cli.parser import ArgumentParser, ConfigArguments, config_overrides, run
 from hf_cb.errors import UsageError
+from hf_cb.training.arguments import LoopArguments
 
 
 def parse(*arguments):
@@ -36,6 +37,19 @@ def parse(*arguments):
 )
 def test_a_flag_sets_the_configuration_field_of_its_name(arguments, expected):
     assert parse(*arguments) == expected
+
+
+def test_what_a_command_line_gives_is_told_from_what_it_leaves_out():
+    parser = ArgumentParser(LoopArguments)
+    # a default that was given counts as given, and so does None
+    words = ["--num_train_epochs", "70", "--warmup-ratio=none", "--compile"]
+    given = parser.given(words)
+    assert given == {"num_train_epochs": 70, "warmup_ratio": None, "compile": True}
+    assert parser.build(given) == parser.parse(words)
+    with pytest.raises(UsageError, match="--no_such_flag"):
+        parser.given(["--no_such_flag"])
+    with pytest.raises(UsageError, match="`num_train_epochs` must be at least 1, got 0"):
+        parser.build({"num_train_epochs": 0})
 
 
 def test_every_field_of_vit_and_vit_cb_is_a_flag():
