@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 
-from ..vit_cb.configuration_vit_cb import ALLOWED, IS_ALLOWED, InvalidConfigError, _with_one_line_errors
+from ..vit_cb.configuration_vit_cb import with_one_line_errors
 
 
-@_with_one_line_errors
+@with_one_line_errors
 @strict
 @dataclass
 class TechniqueConfig:
@@ -36,8 +36,6 @@ class TechniqueConfig:
     apply_layers: list[int] | tuple[int, ...] | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in IS_ALLOWED and not IS_ALLOWED[name](value):
-            raise InvalidConfigError(f"`{name}` must be {ALLOWED[name]}, got {value!r}.")
         super().__setattr__(name, list(value) if isinstance(value, tuple) else value)
 
     @classmethod

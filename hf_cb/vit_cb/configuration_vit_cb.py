@@ -65,18 +65,23 @@ class InvalidConfigError(StrictDataclassError, ValueError):
     """A configuration value that is not allowed; the message names field, value and what is allowed."""
 
 
-def _with_one_line_errors(cls: type[Class]) -> type[Class]:
-    """Turn the two-line errors of `@strict` into `InvalidConfigError`, which is a `ValueError` too."""
+def with_one_line_errors(cls: type[Class]) -> type[Class]:
+    """Test values by `IS_ALLOWED` and types by `@strict`, and tell of both in one line, as `InvalidConfigError`."""
     strict_setattr, strict_validate = cls.__setattr__, cls.validate
     types = {field.name: getattr(field.type, "__name__", str(field.type)) for field in fields(cls)}
 
+    def refusal(name: str, value: Any) -> InvalidConfigError:
+        allowed = ALLOWED.get(name, f"of type {types.get(name)}")
+        return InvalidConfigError(f"`{name.lstrip('_')}` must be {allowed}, got {value!r}.")
+
     @wraps(strict_setattr)
     def set_field(self: Any, name: str, value: Any) -> None:
+        if not _is_allowed(name, value):
+            raise refusal(name, value)
         try:
             strict_setattr(self, name, value)
         except StrictDataclassFieldValidationError as error:
-            allowed = ALLOWED.get(name, f"of type {types[name]}")
-            raise InvalidConfigError(f"`{name.lstrip('_')}` must be {allowed}, got {value!r}.") from error
+            raise refusal(name, value) from error
 
     @wraps(strict_validate)
     def validate(self: Any) -> None:
@@ -88,6 +93,14 @@ def _with_one_line_errors(cls: type[Class]) -> type[Class]:
     validate.__is_defined_by_strict_decorator__ = True
     cls.__setattr__, cls.validate = set_field, validate
     return cls
+
+
+def _is_allowed(name: str, value: Any) -> bool:
+    try:
+        return name not in IS_ALLOWED or IS_ALLOWED[name](value)
+    # of a type that cannot be compared, and so not the field's
+    except TypeError:
+        return False
 
 
 def _is_distinct_indices(value: list[int] | tuple[int, ...] | None) -> bool:
@@ -112,7 +125,7 @@ def as_pair(size: Size) -> tuple[int, ...]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
-# what a field may hold, in words and as a test; `@strict` has tested the type before
+# what a field may hold, in words and as a test; `@strict` tests the type
 ALLOWED: dict[str, str] = {
     "context_broadcast": "None, 'plain' (CB) or 'scaled' (CB_S)",
     "context_broadcast_position": "'mlp_end', 'mlp_mid', 'mlp_front' or 'attn_end'",
@@ -142,7 +155,7 @@ IS_ALLOWED: dict[str, Callable[[Any], bool]] = {
 }
 
 
-@_with_one_line_errors
+@with_one_line_errors
 @strict
 class ViTCBConfig(BackboneConfigMixin, ViTConfig):
     r"""Configuration of the ViT-CB models: a `ViTConfig` with the fields of the techniques.
@@ -232,8 +245,6 @@ class ViTCBConfig(BackboneConfigMixin, ViTConfig):
         return cls(**{**fields_of_deit, "num_hidden_layers": num_hidden_layers, **overrides})
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in IS_ALLOWED and not IS_ALLOWED[name](value):
-            raise InvalidConfigError(f"`{name}` must be {ALLOWED[name]}, got {value!r}.")
         if name == "apply_layers" and isinstance(value, tuple):
             # as it comes back from JSON
             value = list(value)
