@@ -1,7 +1,7 @@
 """A comparison of the techniques: the same training for each of them, at several depths and over several seeds.
 
-Runs are processes of their own. A run that ends well is moved to its place as a whole, so that a folder in its place is
-a complete run, whatever was killed.
+Runs are processes of their own, which write their folders as a whole. A run that ended well gets a record, so that a
+folder with a record is a complete run, whatever was killed.
 """
 
 import json

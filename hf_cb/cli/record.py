@@ -3,6 +3,7 @@
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -26,13 +27,13 @@ def arguments_of(*parts: Any) -> dict[str, Any]:
     return {name: value for part in parts for name, value in asdict(part).items() if value is not None}
 
 
-def describe_run(*parts: Any) -> dict[str, Any]:
+def describe_run(*parts: Any, libraries: Sequence[str] = REPORTED_VERSIONS) -> dict[str, Any]:
     """Arguments, versions and hardware, for `all_results.json`."""
-    libraries = {name: version(name) for name in REPORTED_VERSIONS}
+    versions = {"python": platform.python_version(), **{name: version(name) for name in ("hf_cb", *libraries)}}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
         "arguments": arguments_of(*parts),
-        "versions": {"python": platform.python_version(), "hf_cb": version("hf_cb"), **libraries},
+        "versions": versions,
         "hardware": f"{device}, {available_cores()} cores",
     }
 

@@ -9,8 +9,7 @@ that out); the largest difference is printed and in `all_results.json`.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from transformers.utils import logging
 from ..cli.flags import HfArg, ThreadArguments
 from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser
+from ..cli.record import describe_run
 from ..errors import UsageError
 from ..models.loading import load
 from ..models.onnx_export import ONNX_FILE, check_exportable, export_onnx, onnx_difference, require
@@ -48,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     loaded = load(parsed.model_name_or_path, dtype=torch.float32)
     check_exportable(parsed.model_name_or_path, loaded)
     model = loaded.model.eval()
-    results = {"arguments": asdict(parsed), "versions": {name: version(name) for name in ("torch", "onnx")}}
+    runtime = ["onnxruntime"] if parsed.check else []
+    results = describe_run(parsed, libraries=("torch", "transformers", "onnx", *runtime))
     with replacing(output_dir) as folder:
         export_onnx(model, folder / ONNX_FILE)
         if parsed.check:
             results["max_logit_difference"] = onnx_difference(model, folder / ONNX_FILE)
-            results["versions"]["onnxruntime"] = version("onnxruntime")
         model.config.save_pretrained(folder)
         _save_image_processor(parsed.model_name_or_path, folder)
         write_json(folder / "all_results.json", results)

@@ -30,7 +30,7 @@ from ..analysis.models import AnalyzedModel
 from ..analysis.running import ImageBatches, analyze
 from ..analysis.study import Run, RunPool, StudyFolder
 from ..analysis.study_results import RUN_RESULTS, mean_over_seeds, render_table, save_study, summarise
-from ..cli.flags import HfArg
+from ..cli.flags import Checked, HfArg
 from ..cli.output_dir import check_output_dir, replacing, write_json
 from ..cli.parser import ArgumentParser, command_line
 from ..cli.progress import progress_bar
@@ -48,7 +48,7 @@ EVAL_BATCH_SIZE = 64
 
 
 @dataclass
-class StudyArguments:
+class StudyArguments(Checked):
     """Which runs, and where they go. All other flags are those of scripts/train.py."""
 
     output_dir: str = HfArg(default="outputs/study", help="Folder of the study.")
@@ -61,18 +61,12 @@ class StudyArguments:
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
-        unknown = [variant for variant in self.variants if variant not in VARIANTS]
-        if unknown:
-            raise UsageError(f"`variants` must be among {', '.join(VARIANTS)}, got {unknown[0]!r}.")
-        for name, least in {"variants": None, "depths": 1, "seeds": 0}.items():
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise UsageError(f"`{name}` must be one value or several different ones, got {values}.")
-            if least is not None and min(values) < least:
-                raise UsageError(f"`{name}` must be at least {least}, got {min(values)}.")
-        for name in ("num_train_epochs", "num_workers"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
+        different = "one value or several different ones"
+        self.require_all("variants depths seeds", lambda values: 0 < len(set(values)) == len(values), different)
+        self.require_all("variants", lambda names: set(names) <= set(VARIANTS), f"among {', '.join(VARIANTS)}")
+        self.require_all("depths", lambda depths: min(depths) >= 1, "numbers of at least 1")
+        self.require_all("seeds", lambda seeds: min(seeds) >= 0, "numbers of at least 0")
+        self.require_all("num_train_epochs num_workers", lambda value: value >= 1, "at least 1")
 
     def runs(self) -> list[Run]:
         """Seed by seed, so that a study that is cut short has all variants."""
@@ -111,17 +105,23 @@ def check_training_arguments(arguments: Sequence[str]) -> DataArguments:
     """
     if arguments and not arguments[0].startswith("--"):
         raise UsageError(f"unknown argument {arguments[0]!r}: flags begin with --; --help lists them.")
-    taken = [argument for argument in arguments if argument.split("=")[0].lstrip("-") in RESERVED]
+    taken = [name for name in flags_in(arguments) if name in RESERVED]
     if taken:
-        raise UsageError(f"{taken[0]} is decided by the study for each run: see --variants, --depths and --seeds.")
+        raise UsageError(f"--{taken[0]} is decided by the study for each run: see --variants, --depths and --seeds.")
     return ArgumentParser(DataArguments).parse_known(arguments)[0]
+
+
+def flags_in(arguments: Sequence[str]) -> list[str]:
+    """The names of the flags on a command line; their words may be joined by hyphens too."""
+    words = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    return [word.removeprefix("--").replace("-", "_") for word in words]
 
 
 def train_all(study: StudyArguments, folder: StudyFolder, training: Sequence[str]) -> None:
     """Train the runs that are not complete."""
     left = [one for one in study.runs() if not folder.is_complete(one)]
     shared = [*training, "--num_train_epochs", str(study.num_train_epochs), "--disable_tqdm"]
-    if not any(argument.startswith("--dataloader_num_workers") for argument in training):
+    if "dataloader_num_workers" not in flags_in(training):
         # a loading process for each run would take a core from another
         shared += ["--dataloader_num_workers", "0"]
     pool = RunPool(folder, TRAIN_COMMAND, shared, study.num_workers)

@@ -241,6 +241,7 @@ MISTAKES = {
     "no worker": (["--num_workers", "0"], "num_workers"),
     "a seed for all": (["--seed", "3"], "--seeds"),
     "a technique for all": (["--attn_scale=true"], "--variants"),
+    "layers for all, with hyphens": (["--num-hidden-layers", "3"], "--num_hidden_layers is decided by the study"),
     "stray word": (["stray"], "stray"),
     "data twice": (["--train_dir", "a", "--train_file", "b.parquet"], "one place"),
 }

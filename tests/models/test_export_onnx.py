@@ -77,7 +77,9 @@ def test_the_script_writes_a_file_that_gives_the_logits_of_the_folder(folder, ex
     with torch.no_grad():
         expected = ViTCBForImageClassification.from_pretrained(folder)(images).logits
     assert_close(logits_of(exported / "model.onnx", images), expected, rtol=1e-4, atol=1e-4)
-    assert json.loads((exported / "all_results.json").read_text())["max_logit_difference"] < 1e-4
+    results = json.loads((exported / "all_results.json").read_text())
+    assert results["max_logit_difference"] < 1e-4 and "hardware" in results
+    assert {"hf_cb", "torch", "onnx", "onnxruntime"} <= results["versions"].keys()
     assert {"config.json", "preprocessor_config.json"} <= {path.name for path in exported.iterdir()}
     assert not list(exported.parent.glob(".writing-*"))
 
