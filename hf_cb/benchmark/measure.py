@@ -63,7 +63,7 @@ class ModelBenchmarkArguments(ThreadArguments):
     def __post_init__(self) -> None:
         counts = "num_hidden_layers batch_size num_rounds sweep_batch_size sweep_num_rounds"
         self.require_all(counts, lambda value: value >= 1, "at least 1")
-        self.check_threads()
+        super().__post_init__()
         known = list(contenders_of(self.model_type))
         unknown = [name for name in self.models or [] if name not in known]
         if unknown:

@@ -40,10 +40,6 @@ class ThreadArguments(Checked):
     )
 
     def __post_init__(self) -> None:
-        self.check_threads()
-
-    def check_threads(self) -> None:
-        """Raise `UsageError` where the number is none that torch takes."""
         # more than any machine has; torch takes no number beyond 31 bits
         self.require_all("num_cpu_threads", lambda number: 0 <= number <= 1024, "from 0 to 1024")
 

@@ -18,11 +18,12 @@ from types import FrameType
 from typing import Any, NoReturn, get_args
 
 from transformers import HfArgumentParser, PreTrainedConfig
-from transformers.hf_argparser import HfArg, string_to_bool
+from transformers.hf_argparser import string_to_bool
 
 from ..errors import Terminated, UsageError, missing_extra, one_line
 from ..techniques.config import TechniqueConfig
 from ..vit_cb.configuration_vit_cb import ALLOWED, ViTCBConfig
+from .flags import HfArg
 
 
 EXIT_CODE_OF_A_MISTAKE = 2
@@ -73,8 +74,8 @@ class ArgumentParser(HfArgumentParser):
         self.renamed = {old: new for kind in dataclass_types for old, new in getattr(kind, "OLD_SPELLINGS", {}).items()}
         _arrange_groups(self)
         for action in self._actions:
-            if action.dest.startswith("no_") or any(word.startswith("--no_") for word in action.option_strings):
-                # of a switch that is on; its help would say the opposite of what it does, and `--name false` does it
+            if action.const is False:
+                # `--no_name` of a switch that is on: its help says the opposite of what it does
                 action.help = SUPPRESS
             if action.nargs == "+":
                 # `--apply_layers` without a value is the empty list
@@ -153,13 +154,11 @@ def _arrange_groups(parser: ArgumentParser) -> None:
     """Have --help show each group of flags once, in the order in which one meets them, the techniques' first."""
     # argparse has no public way to move a flag
     positional, options, *groups = parser._action_groups
-    flags: dict[str, list[Action]] = {name: [] for name in GROUPS}
-    for group in groups:
+    flags: dict[str | None, list[Action]] = {name: [] for name in (options.title, *GROUPS)}
+    for group in (options, *groups):
         for action in group._group_actions:
-            flags["techniques" if action.dest in TECHNIQUE_HELP else str(group.title)].append(action)
-    options._group_actions, moved = [], options._group_actions
-    for action in moved:
-        (flags["techniques"] if action.dest in TECHNIQUE_HELP else options._group_actions).append(action)
+            flags["techniques" if action.dest in TECHNIQUE_HELP else group.title].append(action)
+    options._group_actions = flags.pop(options.title)
     parser._action_groups = [positional, options]
     for name, actions in flags.items():
         if actions:

@@ -46,7 +46,7 @@ class AnalysisArguments(ThreadArguments):
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
     def __post_init__(self) -> None:
-        self.check_threads()
+        super().__post_init__()
         self.require_all("per_device_eval_batch_size", lambda value: value >= 1, "at least 1")
         counts = "num_examples dataloader_num_workers seed"
         self.require_all(counts, lambda value: value >= 0, "at least 0")

@@ -49,7 +49,7 @@ class ModelArguments(ThreadArguments):
     )
 
     def __post_init__(self) -> None:
-        self.check_threads()
+        super().__post_init__()
         self.require_all("lora_r", lambda rank: rank >= 1, "at least 1")
         self.require_all("lora_dropout", lambda share: 0 <= share < 1, "a number in [0, 1)")
         self.require_all("lora_alpha", lambda alpha: 0 < alpha < float("inf"), "a number above 0")

@@ -123,7 +123,7 @@ class LoopArguments(ThreadArguments):
             "a number of at least 0",
         )
         self.require_all("dataloader_num_workers", lambda value: value >= 0, "at least 0")
-        self.check_threads()
+        super().__post_init__()
         # the range of numpy's and torch's seeds
         self.require("seed", 0 <= self.seed < 2**32, "an integer from 0 to 2**32 - 1")
         if self.save_ema and not self.ema_decay:
